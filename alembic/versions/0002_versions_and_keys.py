@@ -1,0 +1,108 @@
+"""What the repository needs: versions, keys that contain the process, one entry a command, the indexes of its queries.
+
+Takes an ACCESS EXCLUSIVE lock on both tables until it commits. `version` is added without rewriting the table; the new
+keys and the index are built by reading the tables once each.
+
+Revision ID: 0002
+Revises: 0001
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+LOCK = "LOCK TABLE commandbus.process, commandbus.process_audit IN ACCESS EXCLUSIVE MODE"
+
+# One statement for both `upgrade` and `upgrade --sql`.
+REFUSE_DUPLICATES = """
+DO $$
+DECLARE
+    groups bigint;
+    listing text;
+BEGIN
+    WITH duplicate AS (
+        SELECT domain, process_id, command_id, array_agg(id ORDER BY id) AS ids
+        FROM commandbus.process_audit
+        GROUP BY domain, process_id, command_id
+        HAVING count(*) > 1
+    ), numbered AS (
+        SELECT *, row_number() OVER (ORDER BY domain, process_id, command_id) AS position FROM duplicate
+    )
+    SELECT count(*),
+           string_agg(
+               format('domain %s, process %s, command %s: rows with id %s',
+                      quote_literal(domain), process_id, command_id, array_to_string(ids, ', ')),
+               E'\\n  ' ORDER BY position
+           ) FILTER (WHERE position <= 20)
+    INTO groups, listing
+    FROM numbered;
+    IF groups > 0 THEN
+        RAISE EXCEPTION E'nothing was changed: % command(s) are logged more than once in commandbus.process_audit, '
+            'which revision 0002 forbids. Keep one row of each, then upgrade again. The first 20 at most:\\n  %',
+            groups, listing;
+    END IF;
+END
+$$
+"""
+
+# The primary key was made by hand-written SQL, and may have any name.
+DROP_PRIMARY_KEY = """
+DO $$
+BEGIN
+    EXECUTE (
+        SELECT format('ALTER TABLE commandbus.process_audit DROP CONSTRAINT %I', conname)
+        FROM pg_catalog.pg_constraint
+        WHERE conrelid = 'commandbus.process_audit'::regclass AND contype = 'p'
+    );
+END
+$$
+"""
+
+
+def upgrade() -> None:
+    op.execute(LOCK)
+    op.execute(REFUSE_DUPLICATES)
+    op.add_column(
+        "process",
+        sa.Column("version", sa.BigInteger, nullable=False, server_default=sa.text("1")),
+        schema="commandbus",
+    )
+    op.execute(DROP_PRIMARY_KEY)
+    op.create_primary_key("process_audit_pkey", "process_audit", ["domain", "process_id", "id"], schema="commandbus")
+    op.create_unique_constraint(
+        "process_audit_command_key", "process_audit", ["domain", "process_id", "command_id"], schema="commandbus"
+    )
+    op.create_index(
+        "idx_process_status_created", "process", ["domain", "status", "created_at", "process_id"], schema="commandbus"
+    )
+    # A prefix of the new index, or of the new primary key, does what these did ...
+    drop_index("idx_process_status", "process")
+    drop_index("idx_process_audit_process", "process_audit")
+    # ... and no query of the repository uses these; the second even misleads the planner into walking the table in
+    # order of creation until it has found the rows of one status.
+    drop_index("idx_process_type", "process")
+    drop_index("idx_process_created", "process")
+    drop_index("idx_process_audit_command", "process_audit")
+
+
+def downgrade() -> None:
+    op.execute(LOCK)
+    op.create_index("idx_process_audit_command", "process_audit", ["command_id"], schema="commandbus")
+    op.create_index("idx_process_created", "process", ["created_at"], schema="commandbus")
+    op.create_index("idx_process_type", "process", ["domain", "process_type"], schema="commandbus")
+    op.create_index("idx_process_audit_process", "process_audit", ["domain", "process_id"], schema="commandbus")
+    op.create_index("idx_process_status", "process", ["domain", "status"], schema="commandbus")
+    op.drop_index("idx_process_status_created", "process", schema="commandbus")
+    op.drop_constraint("process_audit_command_key", "process_audit", schema="commandbus")
+    op.execute(DROP_PRIMARY_KEY)
+    op.create_primary_key("process_audit_pkey", "process_audit", ["id"], schema="commandbus")
+    op.drop_column("process", "version", schema="commandbus")
+
+
+def drop_index(name: str, table: str) -> None:
+    # IF EXISTS: who made the tables by hand may have left one out, or dropped it since.
+    op.drop_index(name, table, schema="commandbus", if_exists=True)

@@ -1,0 +1,43 @@
+"""The state and the audit trail of process managers (sagas), in PostgreSQL, for asyncio applications."""
+
+from commandbus_process import tables
+from commandbus_process.errors import (
+    ConcurrentUpdateError,
+    InvalidInputError,
+    ProcessAlreadyExistsError,
+    ProcessError,
+    ProcessNotFoundError,
+    ProcessRepositoryError,
+    ReplyConflictError,
+    StepAlreadyLoggedError,
+    StepError,
+    StepNotFoundError,
+    StoredDataError,
+    StoredStateError,
+)
+from commandbus_process.models import JsonObject, ProcessAuditEntry, ProcessMetadata, ProcessStatus, ReplyOutcome
+from commandbus_process.postgres import PostgresProcessRepository
+from commandbus_process.repository import ProcessRepository
+
+__all__ = [
+    "ConcurrentUpdateError",
+    "InvalidInputError",
+    "JsonObject",
+    "PostgresProcessRepository",
+    "ProcessAlreadyExistsError",
+    "ProcessAuditEntry",
+    "ProcessError",
+    "ProcessMetadata",
+    "ProcessNotFoundError",
+    "ProcessRepository",
+    "ProcessRepositoryError",
+    "ProcessStatus",
+    "ReplyConflictError",
+    "ReplyOutcome",
+    "StepAlreadyLoggedError",
+    "StepError",
+    "StepNotFoundError",
+    "StoredDataError",
+    "StoredStateError",
+    "tables",
+]

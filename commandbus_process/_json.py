@@ -1,0 +1,72 @@
+"""JSON text as PostgreSQL's `jsonb` takes it: everything that it would refuse, or silently change, is refused here."""
+
+import json
+import re
+
+from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
+
+from commandbus_process.errors import InvalidInputError
+from commandbus_process.models import JsonObject
+
+_STRICT = ConfigDict(allow_inf_nan=False)
+JSON_OBJECT: TypeAdapter[JsonObject] = TypeAdapter(JsonObject, config=_STRICT)
+_JSON_VALUE: TypeAdapter[JsonValue] = TypeAdapter(JsonValue, config=_STRICT)
+
+# In JSON text a NUL is written \u0000, with an even number of backslashes before it.
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+# Names of the alternatives that Pydantic tries for a JSON value stand in its error paths, beside keys and positions.
+_ALTERNATIVES = frozenset({"list", "dict", "str", "bool", "int", "float", "none", "[key]"})
+
+
+def reason(error: ValidationError, *, most: int = 3) -> str:
+    """Say what Pydantic refused and where, without the refused values: they may be secret."""
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    told = [
+        f"{'.'.join(str(part) for part in item['loc'] if part not in _ALTERNATIVES)}: {item['msg']}".removeprefix(": ")
+        for item in found[:most]
+    ]
+    more = len(found) - len(told)
+    return "; ".join(told) + (f" (and {more} more)" if more > 0 else "")
+
+
+def json_text(value: object, field: str) -> str:
+    """Turn plain Python values into JSON text for `jsonb`.
+
+    Args:
+        value: Objects of the types that JSON has, and no others: not a tuple, a datetime, a key that is no string.
+        field: What to call the value in an error.
+
+    Raises:
+        InvalidInputError: JSON or `jsonb` cannot hold the value: also NaN, infinity, a NUL character, a lone surrogate,
+            a cycle, or a number of more than 4,300 digits.
+    """
+    try:
+        text = json.dumps(
+            _JSON_VALUE.validate_python(value), allow_nan=False, ensure_ascii=False, separators=(",", ":")
+        )
+        # Pydantic's own writer replaces a lone surrogate in a key by U+FFFD without a word; encoding finds it.
+        text.encode()
+    except ValidationError as error:
+        raise InvalidInputError(field, reason(error)) from error
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(field, "contains a lone surrogate, which UTF-8 cannot encode") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(field, f"cannot be written as JSON: {error}") from error
+    if "\\u0000" in text and _NUL.search(text):
+        raise InvalidInputError(field, "contains a NUL character, which PostgreSQL cannot store")
+    return text
+
+
+def json_object_text(value: object, field: str) -> str:
+    """Turn a JSON object into text that is sure to be readable again.
+
+    Raises:
+        InvalidInputError: As `json_text`; also a value that is no object, or that nests too deep to be read again.
+    """
+    text = json_text(value, field)
+    try:
+        JSON_OBJECT.validate_json(text)
+    except ValidationError as error:
+        raise InvalidInputError(field, reason(error)) from error
+    return text

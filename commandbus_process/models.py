@@ -1,0 +1,142 @@
+"""What the repository takes and gives: one process, and one entry of its audit trail."""
+
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Any, Generic, TypeAlias
+from uuid import UUID
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, field_validator
+from typing_extensions import TypeVar
+
+JsonObject: TypeAlias = dict[str, JsonValue]
+"""A JSON object: the state of a process whose repository has no `state_type`."""
+
+StateT = TypeVar("StateT", default=JsonObject)
+
+
+class ProcessStatus(StrEnum):
+    """Where a process stands. The value is what is stored."""
+
+    PENDING = "PENDING"
+    IN_PROGRESS = "IN_PROGRESS"
+    WAITING_FOR_REPLY = "WAITING"
+    WAITING_FOR_TSQ = "WAITING_FOR_TSQ"
+    """Its command is in the troubleshooting queue: a person has to decide."""
+    COMPENSATING = "COMPENSATING"
+    COMPLETED = "COMPLETED"
+    COMPENSATED = "COMPENSATED"
+    FAILED = "FAILED"
+    CANCELED = "CANCELED"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the process has ended: completed, compensated, failed or canceled."""
+        return self in _TERMINAL
+
+
+_TERMINAL = frozenset(
+    {ProcessStatus.COMPLETED, ProcessStatus.COMPENSATED, ProcessStatus.FAILED, ProcessStatus.CANCELED}
+)
+
+
+class ReplyOutcome(StrEnum):
+    """How a command ended. The value is what is stored."""
+
+    SUCCESS = "SUCCESS"
+    FAILED = "FAILED"
+    CANCELED = "CANCELED"
+
+
+def _storable_text(value: str) -> str:
+    """Refuse what a PostgreSQL text cannot hold."""
+    if "\0" in value:
+        raise ValueError("must not contain a NUL character, which PostgreSQL cannot store")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"must not contain a lone surrogate (at position {error.start})") from error
+    return value
+
+
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("must lie in the years 1 to 9999 in UTC") from error
+
+
+StorableText = Annotated[str, AfterValidator(_storable_text)]
+OptionalName = Annotated[StorableText, Field(max_length=255)]
+Name = Annotated[OptionalName, Field(min_length=1)]
+UtcDatetime = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+Version = Annotated[int, Field(ge=1, le=2**63 - 1)]
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class _Model(BaseModel):
+    # Assignments are checked like arguments; a misspelt field is an error; NaN and infinity are no JSON.
+    model_config = ConfigDict(validate_assignment=True, extra="forbid", allow_inf_nan=False)
+
+
+class ProcessMetadata(_Model, Generic[StateT]):
+    """One process and its state.
+
+    Mutable: a process manager assigns to its fields and hands it to `update`. An assignment of a wrong type raises
+    `pydantic.ValidationError` (a `ValueError`) and changes nothing. Times are aware, and kept in UTC; a naive one is
+    refused.
+
+    Write `ProcessMetadata[OrderState](...)` to have the state checked against its type from the start. Without a
+    parameter the state is a JSON object, or a Pydantic model or dataclass that the repository's `state_type` checks
+    later.
+    """
+
+    domain: Name
+    process_id: UUID
+    process_type: Name
+    state: StateT
+    status: ProcessStatus = ProcessStatus.PENDING
+    current_step: Name | None = None
+    error_code: OptionalName | None = None
+    error_message: StorableText | None = None
+    created_at: UtcDatetime = Field(default_factory=_now)
+    updated_at: UtcDatetime = Field(default_factory=_now)
+    completed_at: UtcDatetime | None = None
+    version: Version | None = None
+    """The row's version when it was read or written last; `None`: never, and an update will not look at it."""
+
+    @field_validator("state", mode="wrap")
+    @classmethod
+    def _accept_typed_state(cls, value: object, handler: Callable[[object], Any]) -> object:
+        # Without a parameter, Pydantic would check the state against the type variable's default, a JSON object, and
+        # refuse the typed states that a type checker infers for the same call.
+        unparametrised = isinstance(cls.model_fields["state"].annotation, TypeVar)
+        if unparametrised and (isinstance(value, BaseModel) or (is_dataclass(value) and not isinstance(value, type))):
+            return value
+        return handler(value)
+
+
+class ProcessAuditEntry(_Model):
+    """One step of a process: the command that was sent and, once it has come, the reply.
+
+    As the argument of `update_step_reply` only the outcome, data and time of the reply count, and the command's fields
+    may be left out.
+    """
+
+    step_name: Name
+    command_id: UUID
+    command_type: OptionalName = ""
+    command_data: JsonObject | None = None
+    sent_at: UtcDatetime = Field(default_factory=_now)
+    reply_outcome: ReplyOutcome | None = None
+    reply_data: JsonObject | None = None
+    received_at: UtcDatetime | None = None
+
+    @property
+    def duration(self) -> timedelta | None:
+        """From sending to the reply; `None` until replied."""
+        return None if self.received_at is None else self.received_at - self.sent_at

@@ -1,0 +1,73 @@
+"""The schema as SQLAlchemy tables: what the newest Alembic revision leaves behind.
+
+`alembic check` holds these against the migrations, and the names of the columns are written down here and nowhere else
+in the package.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    ForeignKeyConstraint,
+    Index,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = MetaData(schema="commandbus")
+
+process = Table(
+    "process",
+    metadata,
+    Column("domain", String(255), nullable=False),
+    Column("process_id", Uuid, nullable=False),
+    Column("process_type", String(255), nullable=False),
+    Column("status", String(50), nullable=False, server_default="PENDING"),
+    Column("current_step", String(255)),  # NULL: no step begun, or none left
+    Column("state", JSONB(none_as_null=True), nullable=False, server_default=text("'{}'::jsonb")),
+    Column("error_code", String(255)),
+    Column("error_message", Text),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("completed_at", DateTime(timezone=True)),  # NULL: not ended
+    # Optimistic concurrency. Neither now() nor xmin would do: both stay the same between two updates in a transaction.
+    Column("version", BigInteger, nullable=False, server_default=text("1")),
+    PrimaryKeyConstraint("domain", "process_id", name="process_pkey"),
+    # find_by_status: one descent for each status, rows already in the order that is asked for. No index has
+    # updated_at in it: every update changes that column, and none could stay on its page (HOT) any more.
+    Index("idx_process_status_created", "domain", "status", "created_at", "process_id"),
+)
+
+process_audit = Table(
+    "process_audit",
+    metadata,
+    Column("id", BigInteger, nullable=False, autoincrement=True),  # bigserial: the order of logging
+    Column("domain", String(255), nullable=False),
+    Column("process_id", Uuid, nullable=False),
+    Column("step_name", String(255), nullable=False),
+    Column("command_id", Uuid, nullable=False),
+    Column("command_type", String(255), nullable=False),
+    Column("command_data", JSONB(none_as_null=True)),  # NULL: the command has no data
+    Column("sent_at", DateTime(timezone=True), nullable=False),
+    Column("reply_outcome", String(50)),  # NULL: not replied yet
+    Column("reply_data", JSONB(none_as_null=True)),
+    Column("received_at", DateTime(timezone=True)),
+    # Every key begins with the process, so that both tables can be distributed by it, and this one serves the trail
+    # and the foreign key too.
+    PrimaryKeyConstraint("domain", "process_id", "id", name="process_audit_pkey"),
+    # Redelivery: a command is logged once, and its reply is found by it.
+    UniqueConstraint("domain", "process_id", "command_id", name="process_audit_command_key"),
+    ForeignKeyConstraint(
+        ["domain", "process_id"],
+        ["commandbus.process.domain", "commandbus.process.process_id"],
+        name="process_audit_domain_process_id_fkey",
+    ),
+)

@@ -1,0 +1,72 @@
+"""How the public API types out; checked by mypy and basedpyright, and never run."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import assert_type
+from uuid import UUID
+
+from pydantic import BaseModel
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from commandbus_process import (
+    JsonObject,
+    PostgresProcessRepository,
+    ProcessAuditEntry,
+    ProcessMetadata,
+    ProcessRepository,
+    ProcessStatus,
+    ReplyOutcome,
+)
+
+
+class Order(BaseModel):
+    total: int
+
+
+@dataclass
+class Refund:
+    amount: int
+
+
+async def untyped(engine: AsyncEngine, conn: AsyncConnection, key: UUID, entry: ProcessAuditEntry) -> None:
+    repository = PostgresProcessRepository(engine)
+    assert_type(repository, PostgresProcessRepository[JsonObject])
+    assert_type(await repository.get_by_id("orders", key), ProcessMetadata[JsonObject] | None)
+    assert_type(await repository.get_by_id("orders", key, conn), ProcessMetadata[JsonObject] | None)
+    await repository.save(ProcessMetadata(domain="orders", process_id=key, process_type="order", state={"total": 1}))
+    plain: ProcessMetadata = ProcessMetadata(domain="orders", process_id=key, process_type="order", state={"a": [1]})
+    await repository.update(plain, conn=conn)
+    assert_type(plain.state, JsonObject)
+    assert_type(plain.version, int | None)
+    await repository.log_step("orders", key, entry, conn)
+    await repository.update_step_reply("orders", key, key, entry, conn)
+    assert_type(await repository.get_audit_trail("orders", key), list[ProcessAuditEntry])
+    assert_type(await repository.get_completed_steps("orders", key), list[str])
+    assert_type(entry.duration, timedelta | None)
+    assert_type(entry.reply_outcome, ReplyOutcome | None)
+    await repository.get_by_id("orders", str(key))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def typed(engine: AsyncEngine, key: UUID, statuses: Collection[ProcessStatus]) -> None:
+    repository = PostgresProcessRepository(engine, state_type=Order)
+    assert_type(repository, PostgresProcessRepository[Order])
+    found = await repository.get_by_id("orders", key)
+    assert found is not None
+    assert_type(found.state, Order)
+    assert_type(await repository.find_by_status("orders", statuses), list[ProcessMetadata[Order]])
+    refund = ProcessMetadata(domain="orders", process_id=key, process_type="refund", state=Refund(1))
+    await repository.save(refund)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def union(engine: AsyncEngine, key: UUID) -> None:
+    repository = PostgresProcessRepository[Order | Refund](engine, state_type=Order | Refund)
+    found = await repository.get_by_id("orders", key)
+    assert found is not None
+    assert_type(found.state, Order | Refund)
+    by_type = PostgresProcessRepository[Order | Refund](engine, state_type={"order": Order, "refund": Refund})
+    assert_type(await by_type.get_by_id("orders", key), ProcessMetadata[Order | Refund] | None)
+
+
+def as_protocol(engine: AsyncEngine) -> ProcessRepository[Order]:
+    return PostgresProcessRepository(engine, state_type=Order)
