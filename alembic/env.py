@@ -1,30 +1,39 @@
 """How Alembic reaches the database: which URL, which schema, whose transaction."""
 
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from logging.config import fileConfig
 from typing import Any
 
 from alembic import context
 from alembic.util import CommandError
 from psycopg.errors import RaiseException
-from sqlalchemy import Connection, create_engine, inspect, pool, text
+from sqlalchemy import CheckConstraint, Connection, create_engine, inspect, pool, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.schema import CreateSchema
 
-from commandbus_process.tables import metadata
+from commandbus_process.tables import VERSION_TABLE, metadata
 
 config = context.config
 if config.config_file_name is not None:
     fileConfig(config.config_file_name, disable_existing_loggers=False)  # they are the host application's
 
-SCHEMA = "commandbus"
+SCHEMA = str(metadata.schema)
 OPTIONS: dict[str, Any] = {
     "target_metadata": metadata,
-    # A name and a place of its own: the default `alembic_version` belongs to the host application.
-    "version_table": "commandbus_process_version",
+    "version_table": VERSION_TABLE,
     "version_table_schema": SCHEMA,
     "include_schemas": True,
+    # Alembic compares CHECK constraints, by name, only where it is asked to.
+    "autogenerate_plugins": ["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"],
+}
+CHECKS = {
+    constraint.name
+    for table in metadata.tables.values()
+    for constraint in table.constraints
+    if isinstance(constraint, CheckConstraint)
 }
 
 
@@ -57,7 +66,23 @@ def include_name(name: str | None, kind: str, parents: Any) -> bool:  # noqa: AN
         return name == SCHEMA
     if kind == "table":
         return parents["schema_qualified_table_name"] in metadata.tables
+    if kind == "check_constraint":
+        return name in CHECKS  # others were added by whoever made the tables by hand
     return True
+
+
+@contextmanager
+def search_path_pinned(connection: Connection) -> Generator[None]:
+    """Keep this schema off the search path, where its tables would be reflected without it, and taken for others."""
+    set_path = text("SELECT set_config('search_path', :path, true)")  # until the transaction ends
+    before, default = connection.scalar(text("SHOW search_path")), connection.dialect.default_schema_name
+    connection.execute(set_path, {"path": "pg_catalog"})
+    connection.dialect.default_schema_name = "pg_catalog"
+    try:
+        yield
+        connection.execute(set_path, {"path": before})  # an error undoes it, with the rest of the transaction
+    finally:
+        connection.dialect.default_schema_name = default
 
 
 def migrate(connection: Connection) -> None:
@@ -69,7 +94,7 @@ def migrate(connection: Connection) -> None:
         connection.execute(CreateSchema(SCHEMA, if_not_exists=True))
     context.configure(connection=connection, include_name=include_name, **OPTIONS)
     try:
-        with context.begin_transaction():
+        with search_path_pinned(connection), context.begin_transaction():
             context.run_migrations()
     except DBAPIError as error:
         if not isinstance(error.orig, RaiseException):
@@ -86,9 +111,6 @@ def run_online() -> None:
     engine = create_engine(database_url(), poolclass=pool.NullPool)
     # Everything in one transaction that is begun here: Alembic joins it instead of committing a part of it.
     with engine.connect() as connection, connection.begin():
-        # Tables on the search path are reflected without their schema, and would be taken for others.
-        connection.execute(text("SET LOCAL search_path TO pg_catalog"))
-        connection.dialect.default_schema_name = "pg_catalog"
         migrate(connection)
 
 

@@ -3,9 +3,12 @@
 from commandbus_process import tables
 from commandbus_process.errors import (
     ConcurrentUpdateError,
+    DeadlockError,
     InvalidInputError,
+    NothingWrittenError,
     ProcessAlreadyExistsError,
     ProcessError,
+    ProcessLockedError,
     ProcessNotFoundError,
     ProcessRepositoryError,
     ReplyConflictError,
@@ -14,6 +17,7 @@ from commandbus_process.errors import (
     StepNotFoundError,
     StoredDataError,
     StoredStateError,
+    TransactionConflictError,
 )
 from commandbus_process.models import JsonObject, ProcessAuditEntry, ProcessMetadata, ProcessStatus, ReplyOutcome
 from commandbus_process.postgres import PostgresProcessRepository
@@ -21,12 +25,15 @@ from commandbus_process.repository import ProcessRepository
 
 __all__ = [
     "ConcurrentUpdateError",
+    "DeadlockError",
     "InvalidInputError",
     "JsonObject",
+    "NothingWrittenError",
     "PostgresProcessRepository",
     "ProcessAlreadyExistsError",
     "ProcessAuditEntry",
     "ProcessError",
+    "ProcessLockedError",
     "ProcessMetadata",
     "ProcessNotFoundError",
     "ProcessRepository",
@@ -39,5 +46,6 @@ __all__ = [
     "StepNotFoundError",
     "StoredDataError",
     "StoredStateError",
+    "TransactionConflictError",
     "tables",
 ]

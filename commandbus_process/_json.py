@@ -8,22 +8,23 @@ from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 from commandbus_process.errors import InvalidInputError
 from commandbus_process.models import JsonObject
 
-_STRICT = ConfigDict(allow_inf_nan=False)
+_STRICT = ConfigDict(allow_inf_nan=False, hide_input_in_errors=True)
 JSON_OBJECT: TypeAdapter[JsonObject] = TypeAdapter(JsonObject, config=_STRICT)
 _JSON_VALUE: TypeAdapter[JsonValue] = TypeAdapter(JsonValue, config=_STRICT)
 
 # In JSON text a NUL is written \u0000, with an even number of backslashes before it.
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
-# Names of the alternatives that Pydantic tries for a JSON value stand in its error paths, beside keys and positions.
-_ALTERNATIVES = frozenset({"list", "dict", "str", "bool", "int", "float", "none", "[key]"})
+# In the path to an error in a JSON value, Pydantic names the alternative that it tried ("dict", "list", "float") before
+# each key or position.
+_WITHOUT_ALTERNATIVES = slice(1, None, 2)
 
 
-def reason(error: ValidationError, *, most: int = 3) -> str:
+def reason(error: ValidationError, *, path: slice = slice(None), most: int = 3) -> str:
     """Say what Pydantic refused and where, without the refused values: they may be secret."""
     found = error.errors(include_url=False, include_input=False, include_context=False)
     told = [
-        f"{'.'.join(str(part) for part in item['loc'] if part not in _ALTERNATIVES)}: {item['msg']}".removeprefix(": ")
+        f"{'.'.join(str(part) for part in item['loc'][path])}: {item['msg']}".removeprefix(": ")
         for item in found[:most]
     ]
     more = len(found) - len(told)
@@ -48,7 +49,7 @@ def json_text(value: object, field: str) -> str:
         # Pydantic's own writer replaces a lone surrogate in a key by U+FFFD without a word; encoding finds it.
         text.encode()
     except ValidationError as error:
-        raise InvalidInputError(field, reason(error)) from error
+        raise InvalidInputError(field, reason(error, path=_WITHOUT_ALTERNATIVES)) from error
     except UnicodeEncodeError as error:
         raise InvalidInputError(field, "contains a lone surrogate, which UTF-8 cannot encode") from error
     except (ValueError, RecursionError) as error:

@@ -3,8 +3,8 @@
 import inspect
 import re
 import types
-from collections.abc import Iterator, Mapping
-from dataclasses import is_dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from typing import Any, Generic, Union, cast, get_args, get_origin
 from uuid import UUID
@@ -37,6 +37,34 @@ def _union_of(*members: object) -> Any:  # noqa: ANN401 - type checkers have no 
     return union[members]
 
 
+def _parts(value: object) -> Mapping[Any, Any] | None:
+    """Return what is stored of a value, part by part; `None` if it is one piece.
+
+    Fields that a model excludes, and its private attributes, are its own business.
+    """
+    if isinstance(value, dict):
+        return cast("Mapping[Any, Any]", value)
+    if isinstance(value, list):
+        return dict(enumerate(cast("Sequence[Any]", value)))
+    if isinstance(value, BaseModel):
+        stored = [name for name, field in type(value).model_fields.items() if not field.exclude]
+        return {name: getattr(value, name) for name in stored} | (value.model_extra or {})
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    return None
+
+
+def _difference(written: object, read: object, path: str) -> str | None:
+    """Say where a state that was read back differs from the one that was written; `None` if nowhere."""
+    if written == read:
+        return None
+    parts, read_parts = _parts(written), _parts(read)
+    if parts is None or read_parts is None or type(written) is not type(read) or parts.keys() != read_parts.keys():
+        return path
+    found = (_difference(part, read_parts[name], f"{path}.{name}") for name, part in parts.items())
+    return next((where for where in found if where is not None), None)
+
+
 @lru_cache(maxsize=256)
 def _writer(state_class: type) -> TypeAdapter[Any]:
     # A state is written as what it is, not as what the field was declared to be: a subclass keeps its fields.
@@ -57,17 +85,30 @@ class _StateType:
         members = get_args(declared) if get_origin(declared) in (Union, types.UnionType) else (declared,)
         self._roots = [cast("type", member) for member in members if _is_class_with_fields(member)]
         self._declared = declared
-        self._seen: tuple[type, ...] | None = None
-        self._adapter: TypeAdapter[Any] = TypeAdapter(Any)
+        self._subclasses = self._found_subclasses()
+        self._adapter = self._built()
+
+    def _found_subclasses(self) -> tuple[type, ...]:
+        # By name, the newest one: @dataclass(slots=True) leaves the class that it replaced among the subclasses until
+        # that is collected.
+        found = (subclass for root in self._roots for subclass in _subclasses(root))
+        return tuple({(each.__module__, each.__qualname__): each for each in found}.values())
 
     def _reader(self) -> TypeAdapter[Any]:
         # Subclasses may be defined after the repository was made, so they are looked up each time: one call for a class
         # that has none. The adapter is built again only when there is a new one.
-        found = tuple(dict.fromkeys(subclass for root in self._roots for subclass in _subclasses(root)))
-        if found != self._seen:
-            self._adapter = TypeAdapter(_union_of(self._declared, *found))
-            self._seen = found
+        found = self._found_subclasses()
+        if found != self._subclasses:
+            self._subclasses = found
+            self._adapter = self._built()
         return self._adapter
+
+    def _built(self) -> TypeAdapter[Any]:
+        # An abstract class stands for its subclasses only.
+        itself = () if inspect.isabstract(self._declared) else (self._declared,)
+        adapter: TypeAdapter[Any] = TypeAdapter(_union_of(*itself, *self._subclasses))
+        adapter.rebuild(raise_errors=True)  # a name that cannot be resolved is told now, not with the first process
+        return adapter
 
     def read(self, text: str) -> object:
         # Names as well as aliases, since the model's own configuration decides which of them it writes.
@@ -80,7 +121,7 @@ class _StateType:
             plain = adapter.dump_python(state, mode="json", round_trip=True, warnings="error")
         except (PydanticSerializationError, ValueError, RecursionError) as error:
             told = _REFUSED_VALUE.sub("", str(error))
-            raise InvalidInputError("state", f"is no {self.name}: {told}") from error
+            raise InvalidInputError("state", f"cannot be written as {self.name}: {told}") from error
         text = json_text(plain, "state")
         try:
             read_back = self.read(text)
@@ -91,6 +132,12 @@ class _StateType:
                 "state",
                 f"is {own_class.__name__} but would come back as {type(read_back).__name__}; "
                 f"give the repository state_type={own_class.__name__}, or a union that it can be told apart in",
+            )
+        lost = _difference(state, read_back, "state")
+        if lost is not None:
+            raise InvalidInputError(
+                lost,
+                "would come back as another value; give it a type that says what it is, or leave it out of the state",
             )
         return text
 
@@ -106,6 +153,11 @@ class StateCodec(Generic[StateT]):
             self._by_process_type = {name: _StateType(each) for name, each in declared.items()}
         elif state_type is not None:
             self._for_all = _StateType(state_type)
+
+    @property
+    def depend_on_process_type(self) -> bool:
+        """Whether processes of different types have states of different types."""
+        return self._by_process_type is not None
 
     def _state_type(self, process_type: str) -> _StateType | None:
         """Return the declared type, `None` for plain JSON objects; raise `KeyError` if a mapping lacks it."""
@@ -134,17 +186,15 @@ class StateCodec(Generic[StateT]):
         Raises:
             StoredStateError: It does not fit its type, or nests too deep.
         """
-        name = "a JSON object"
         try:
             state_type = self._state_type(process_type)
-            if state_type is None:
-                return cast("StateT", JSON_OBJECT.validate_json(text))
-            name = state_type.name
-            return cast("StateT", state_type.read(text))
         except KeyError as error:
             why = "no state type is declared for this process type in state_type"
-            raise StoredStateError(domain, process_id, process_type, "anything", why) from error
+            raise StoredStateError(domain, process_id, process_type, "a declared type", why) from error
+        try:
+            return cast("StateT", JSON_OBJECT.validate_json(text) if state_type is None else state_type.read(text))
         except ValidationError as error:
+            name = "a JSON object" if state_type is None else state_type.name
             raise StoredStateError(domain, process_id, process_type, name, reason(error)) from error
 
     def metadata_type(self, process_type: str) -> type[ProcessMetadata[StateT]]:

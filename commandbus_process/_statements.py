@@ -13,11 +13,13 @@ from sqlalchemy import (
     BindParameter,
     Column,
     ColumnElement,
+    Integer,
     Text,
     and_,
     bindparam,
     cast,
     func,
+    literal_column,
     or_,
     select,
     update,
@@ -31,8 +33,10 @@ from commandbus_process.tables import process, process_audit
 # of an audit entry.
 NEW_PROCESS = tuple(column.name for column in process.c if column is not process.c.version)
 STATE_CHANGES = ("status", "current_step", "state", "error_code", "error_message", "completed_at")
+UPDATED = (*STATE_CHANGES, "updated_at", "version")
 COMMAND = ("step_name", "command_id", "command_type", "command_data", "sent_at")
 REPLY = ("reply_outcome", "reply_data", "received_at")
+NEW_STEP = ("domain", "process_id", *COMMAND, *REPLY)
 
 
 def _given(column: Column[Any]) -> ColumnElement[Any]:
@@ -42,9 +46,16 @@ def _given(column: Column[Any]) -> ColumnElement[Any]:
     return bindparam(column.name, type_=column.type)
 
 
+def _stored(column: Column[Any]) -> ColumnElement[Any]:
+    """The column's value; a JSON `null` that other software wrote counts as none where there may be none."""
+    if isinstance(column.type, JSONB) and column.nullable:
+        return func.nullif(column, cast(literal_column("'null'"), JSONB))
+    return column
+
+
 def _read(column: Column[Any]) -> ColumnElement[Any]:
     """The column as it is selected, under its own name."""
-    return cast(column, Text).label(column.name) if isinstance(column.type, JSONB) else column
+    return cast(_stored(column), Text).label(column.name) if isinstance(column.type, JSONB) else column
 
 
 def _key(column: Column[Any]) -> BindParameter[Any]:
@@ -56,7 +67,7 @@ def _same(column: Column[Any]) -> ColumnElement[bool]:
 
     The database compares: to `jsonb`, 1e23 and 10**23 are the same number, to Python they are not.
     """
-    return column.is_not_distinct_from(_given(column))
+    return _stored(column).is_not_distinct_from(_given(column))
 
 
 _IS_PROCESS = and_(process.c.domain == _key(process.c.domain), process.c.process_id == _key(process.c.process_id))
@@ -88,9 +99,14 @@ UPDATE = (
 )
 UPDATE_IF_UNCHANGED = UPDATE.where(process.c.version == _key(process.c.version))
 
-VERSION = select(process.c.version).where(_IS_PROCESS)
+# Why an update changed nothing: no row, no process; else what the row has.
+VERSION = select(process.c.version, process.c.process_type).where(_IS_PROCESS)
 
 GET_BY_ID = select(*(_read(column) for column in process.c)).where(_IS_PROCESS)
+# FOR NO KEY UPDATE makes other writers of the process wait. Plain FOR UPDATE would also block the insertion of its
+# steps, whose foreign key takes FOR KEY SHARE on it.
+GET_BY_ID_LOCKING = GET_BY_ID.with_for_update(key_share=True)
+GET_BY_ID_UNLESS_LOCKED = GET_BY_ID.with_for_update(key_share=True, skip_locked=True)
 
 # The statuses are written into the statement, not sent beside it: the plan that the server keeps for a prepared
 # statement must know them. As parameters they look equally frequent to it; among many ended processes it then reads the
@@ -104,15 +120,20 @@ FIND_BY_STATUS = (
     .order_by(process.c.created_at, process.c.process_id)
 )
 
+CLAIM = FIND_BY_STATUS.limit(bindparam("limit", type_=Integer())).with_for_update(key_share=True, skip_locked=True)
+IS_OF_TYPE = process.c.process_type == _key(process.c.process_type)
+IS_UPDATED_BEFORE = process.c.updated_at < bindparam("updated_before", type_=process.c.updated_at.type)
+
 # From the process, not from VALUES: without one, nothing is inserted, where a foreign key would raise an error and
-# abort the caller's transaction.
+# abort the caller's transaction. FOR KEY SHARE is the lock that the foreign key takes anyway; taken here, it waits for
+# somebody who is deleting the process, and then finds none.
 LOG_STEP = (
     insert(process_audit)
     .from_select(
-        ["domain", "process_id", *COMMAND, *REPLY],
-        select(
-            process.c.domain, process.c.process_id, *(_given(process_audit.c[name]) for name in (*COMMAND, *REPLY))
-        ).where(_IS_PROCESS),
+        NEW_STEP,
+        select(process.c.domain, process.c.process_id, *(_given(process_audit.c[name]) for name in (*COMMAND, *REPLY)))
+        .where(_IS_PROCESS)
+        .with_for_update(read=True, key_share=True),
     )
     .on_conflict_do_nothing()
     .returning(process_audit.c.id)

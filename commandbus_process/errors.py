@@ -1,10 +1,12 @@
 """Everything that the repository raises of its own.
 
 Errors of the driver and the server that are none of these (connection lost, disk full) pass through as SQLAlchemy
-raises them. None of these errors aborts the transaction of a connection that the caller passed in.
+raises them. After these errors the transaction of a connection that the caller passed in is alive, except where
+PostgreSQL itself aborts it: `TransactionConflictError`, and the cases that `ConcurrentUpdateError` and
+`ProcessLockedError` name.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 if TYPE_CHECKING:
@@ -14,13 +16,26 @@ if TYPE_CHECKING:
 class ProcessRepositoryError(Exception):
     """Base of all errors of this package."""
 
+    @property
+    def retryable(self) -> bool:
+        """Whether it can help to run the whole transaction again, from its first read on."""
+        return False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception is copied and pickled by calling its class with `args`, the message; these take facts instead.
+        return _without_init, (type(self), self.args), self.__dict__
+
+
+def _without_init(error_class: type[ProcessRepositoryError], args: tuple[Any, ...]) -> ProcessRepositoryError:
+    return error_class.__new__(error_class, *args)
+
 
 class InvalidInputError(ProcessRepositoryError, ValueError):
     """An argument cannot be stored. Raised before any SQL.
 
     Attributes:
-        field: The argument or field at fault, as a path (`state.items.0.price`).
-        reason: What is wrong with it.
+        field: The argument or field at fault (`domain`, `state`, `entry.command_data`).
+        reason: What is wrong with it, and where in it (`items.0.price`).
     """
 
     def __init__(self, field: str, reason: str) -> None:
@@ -43,6 +58,18 @@ class ProcessError(ProcessRepositoryError):
         super().__init__(f"process {process_id} of domain {domain!r}: {message}")
 
 
+class NothingWrittenError(ProcessError):
+    """The server reports no error and wrote nothing, though nothing is in the way.
+
+    A trigger that returns NULL does that, or a row-level security policy that hides the row.
+    """
+
+    def __init__(self, domain: str, process_id: UUID) -> None:
+        super().__init__(
+            domain, process_id, "nothing was written, and nothing is in the way: look for a trigger or a row policy"
+        )
+
+
 class ProcessAlreadyExistsError(ProcessError):
     """`save` of a process whose (domain, process_id) is taken. The stored process is untouched."""
 
@@ -58,22 +85,83 @@ class ProcessNotFoundError(ProcessError, LookupError):
 
 
 class ConcurrentUpdateError(ProcessError):
-    """The process was changed since it was read. Nothing was written.
+    """The process, or one of its steps, was changed by another transaction since this one looked. Nothing was written.
+
+    The caller's transaction is alive where `actual_version` tells what the row has now. Where it is `None`, PostgreSQL
+    found the conflict (SQLSTATE 40001, under REPEATABLE READ and SERIALIZABLE) and aborted the transaction: roll it
+    back, and run it again from its first read on.
 
     Attributes:
-        expected_version: The version that the caller's object carries.
-        actual_version: The version that the row has.
+        expected_version: The version that the caller's object carries; `None` if the call was about no version.
+        actual_version: The version that the row has; `None` if PostgreSQL found the conflict, and did not say.
     """
 
-    def __init__(self, domain: str, process_id: UUID, expected_version: int, actual_version: int) -> None:
+    def __init__(
+        self, domain: str, process_id: UUID, expected_version: int | None = None, actual_version: int | None = None
+    ) -> None:
         self.expected_version = expected_version
         self.actual_version = actual_version
+        if actual_version is None:
+            message = (
+                "was changed by another transaction since this one began, and PostgreSQL aborted this one; "
+                "roll it back and run it again from its first read on"
+            )
+        else:
+            message = (
+                f"is at version {actual_version}, not {expected_version}: somebody else changed it since it was read; "
+                "read it again and apply the change to what is there now"
+            )
+        super().__init__(domain, process_id, message)
+
+    @property
+    def retryable(self) -> bool:
+        """True: what is read anew can be changed."""
+        return True
+
+
+class ProcessLockedError(ProcessError):
+    """Another transaction holds the process. Nothing was written.
+
+    The caller's transaction is alive after `for_update="nowait"`. It is aborted where a `lock_timeout` of the caller's
+    ended the wait (SQLSTATE 55P03).
+    """
+
+    def __init__(self, domain: str, process_id: UUID) -> None:
+        super().__init__(domain, process_id, "is locked by another transaction; try again when that has ended")
+
+    @property
+    def retryable(self) -> bool:
+        """True: the other transaction will end."""
+        return True
+
+
+class TransactionConflictError(ProcessRepositoryError):
+    """PostgreSQL aborted the transaction, because it cannot go on together with another one. Nothing was written.
+
+    Roll it back, and run it again from its first statement on: that is safe, and can succeed.
+
+    Attributes:
+        sqlstate: The server's code: 40001 (serialization failure) or 40P01 (deadlock).
+    """
+
+    def __init__(self, sqlstate: str, what: str = "could not be serialized with another one") -> None:
+        self.sqlstate = sqlstate
         super().__init__(
-            domain,
-            process_id,
-            f"is at version {actual_version}, not {expected_version}: somebody else changed it since it was read; "
-            "read it again and apply the change to what is there now",
+            f"the transaction {what} and was aborted by PostgreSQL ({sqlstate}); "
+            "roll it back and run the whole of it again: nothing of it was kept"
         )
+
+    @property
+    def retryable(self) -> bool:
+        """True: the other transaction will have ended."""
+        return True
+
+
+class DeadlockError(TransactionConflictError):
+    """The transaction and another one waited for each other, and PostgreSQL aborted this one (SQLSTATE 40P01)."""
+
+    def __init__(self, sqlstate: str = "40P01") -> None:
+        super().__init__(sqlstate, "waited for another one that waited for it")
 
 
 class StepError(ProcessError):
@@ -108,12 +196,16 @@ class StepAlreadyLoggedError(StepError):
     ) -> None:
         self.recorded = recorded
         self.given = given
+        compared = ["step_name", "command_type", "command_data"]
+        if given.reply_outcome is not None:
+            compared += ["reply_outcome", "reply_data"]
+        different = [name for name in compared if getattr(recorded, name) != getattr(given, name)]
         super().__init__(
             domain,
             process_id,
             recorded.command_id,
-            f"is logged already, as another entry (step {recorded.step_name!r}, type {recorded.command_type!r}); "
-            f"give the command of step {given.step_name!r} an id of its own",
+            f"is logged already, as another entry (they differ in {', '.join(different)}); "
+            "another command needs an id of its own, and a reply is recorded by update_step_reply()",
         )
 
 

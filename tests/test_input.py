@@ -228,6 +228,38 @@ async def test_statuses_that_are_none(unreachable: Repository, bad: Any) -> None
         await unreachable.find_by_status(DOMAIN, bad)
 
 
+BYPASSED = [
+    *(("domain", bad) for bad in ("", "x" * 256, "a\0b")),
+    ("process_type", "\0"),
+    ("process_id", "7"),
+    ("created_at", NAIVE),
+    ("current_step", ""),
+    ("status", "PAUSED"),
+    ("version", "one"),
+]
+
+
+@pytest.mark.parametrize(("field", "bad"), BYPASSED, ids=str)
+async def test_a_process_that_was_never_checked(unreachable: Repository, field: str, bad: object) -> None:
+    for write in (unreachable.save, unreachable.update):
+        with pytest.raises(InvalidInputError):
+            await write(new_process().model_copy(update={field: bad}))
+
+
+@pytest.mark.parametrize(
+    ("field", "bad"),
+    [("step_name", ""), ("command_id", "7"), ("sent_at", NAIVE), ("reply_outcome", "PERHAPS"), ("received_at", NAIVE)],
+    ids=str,
+)
+async def test_an_entry_that_was_never_checked(unreachable: Repository, field: str, bad: object) -> None:
+    given = entry(reply_outcome=ReplyOutcome.SUCCESS).model_copy(update={field: bad})
+    with pytest.raises(InvalidInputError):
+        await unreachable.log_step(DOMAIN, uuid4(), given)
+    if field.startswith("re"):
+        with pytest.raises(InvalidInputError):
+            await unreachable.update_step_reply(DOMAIN, uuid4(), uuid4(), given)
+
+
 async def test_a_reply_without_outcome(unreachable: Repository) -> None:
     with pytest.raises(InvalidInputError, match="reply_outcome"):
         await unreachable.update_step_reply(DOMAIN, uuid4(), uuid4(), entry(reply_data={"a": 1}))

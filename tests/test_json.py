@@ -18,7 +18,7 @@ from commandbus_process import (
     ReplyOutcome,
 )
 from tests.conftest import DOMAIN, new_process
-from tests.databases import async_url, fresh_database
+from tests.databases import Server, async_url, fresh_database
 
 # One database and one connection pool for all examples of a test: each example is a process of its own.
 SETTINGS = settings(
@@ -49,8 +49,8 @@ def equal(stored: JsonValue, given: JsonValue) -> bool:
 
 
 @pytest.fixture(scope="module")
-def shared_url(server_url: str, template: str) -> Iterator[str]:
-    with fresh_database(server_url, template) as url:
+def shared_url(newest_server: Server) -> Iterator[str]:
+    with fresh_database(newest_server.url, newest_server.template) as url:
         yield url
 
 

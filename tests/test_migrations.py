@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from commandbus_process import PostgresProcessRepository, ProcessAuditEntry, ProcessStatus, ReplyOutcome
 from commandbus_process.migrations import alembic_config
-from tests.databases import async_url, fresh_database
+from tests.databases import Server, async_url, execute, fresh_database
 
 ROOT = Path(__file__).parent.parent
 BASELINE = (Path(__file__).parent / "baseline.sql").read_text()
@@ -41,11 +41,6 @@ def succeeds(*arguments: str, url: str | None) -> str:
     result = alembic(*arguments, url=url)
     assert result.returncode == 0, result.stderr
     return result.stdout
-
-
-def execute(url: str, statement: str) -> None:
-    with psycopg.connect(url) as connection:
-        connection.execute(statement.encode())
 
 
 def described(url: str) -> dict[str, set[tuple[object, ...]]]:
@@ -104,16 +99,16 @@ def test_up_down_and_up_again(empty_database_url: str) -> None:
     url = empty_database_url
     succeeds("upgrade", "head", url=url)
     first = described(url)
-    assert succeeds("current", url=url).startswith("0002 (head)")
+    assert succeeds("current", url=url).startswith("0003 (head)")
     succeeds("downgrade", "base", url=url)
     assert all(not rows for rows in described(url).values())
     succeeds("upgrade", "head", url=url)
     assert described(url) == first
 
 
-def test_revision_0001_is_the_baseline_to_the_letter(server_url: str, empty_database_url: str) -> None:
+def test_revision_0001_is_the_baseline_to_the_letter(newest_server: Server, empty_database_url: str) -> None:
     succeeds("upgrade", "0001", url=empty_database_url)
-    with fresh_database(server_url) as by_hand:
+    with fresh_database(newest_server.url) as by_hand:
         execute(by_hand, BASELINE)
         assert described(empty_database_url) == without_other_tables(described(by_hand))
 
@@ -145,6 +140,17 @@ def test_check_with_our_schema_on_the_search_path_and_other_tables_in_it(empty_d
     assert "No new upgrade operations detected" in succeeds("check", url=url)
 
 
+def test_a_hosts_connection_with_our_schema_on_its_search_path(database_url: str) -> None:
+    engine = create_engine(async_url(database_url))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("SET search_path TO commandbus, public")
+        config = alembic_config()
+        config.attributes["connection"] = connection
+        command.check(config)
+        assert connection.exec_driver_sql("SHOW search_path").scalar() == "commandbus, public"
+    engine.dispose()
+
+
 @pytest.mark.parametrize(
     "drift",
     [
@@ -152,6 +158,7 @@ def test_check_with_our_schema_on_the_search_path_and_other_tables_in_it(empty_d
         "ALTER TABLE commandbus.process_audit DROP CONSTRAINT process_audit_command_key",
         "DROP INDEX commandbus.idx_process_status_created",
         "ALTER TABLE commandbus.process ALTER COLUMN state DROP NOT NULL",
+        "ALTER TABLE commandbus.process_audit DROP CONSTRAINT process_audit_reply_check",
     ],
 )
 def test_check_notices_a_drift(database_url: str, drift: str) -> None:
@@ -222,6 +229,24 @@ def test_rows_that_break_the_new_constraint_are_named_and_nothing_changes(empty_
     assert succeeds("current", url=url).strip() == "0001"
 
 
+def test_many_rows_that_break_the_new_constraint_are_counted_and_the_first_twenty_named(
+    empty_database_url: str,
+) -> None:
+    url = empty_database_url
+    seed(url)
+    execute(
+        url,
+        "INSERT INTO commandbus.process_audit (domain, process_id, step_name, command_id, command_type, sent_at) "
+        f"SELECT 'orders', '{FIRST}', 'again', ('00000000-0000-0000-0000-0000000001' || to_char(n % 25, 'FM00'))::uuid,"
+        " 'Reserve', now() FROM generate_series(1, 50) AS n",
+    )
+    succeeds("stamp", "0001", url=url)
+    result = alembic("upgrade", "head", url=url)
+    told = result.stdout + result.stderr
+    assert "25 command(s) are logged more than once" in told
+    assert [number for number in range(25) if f"0000000001{number:02}:" in told] == list(range(20))
+
+
 def test_a_baseline_that_was_not_stamped_is_told_how_to_adopt_it(empty_database_url: str) -> None:
     seed(empty_database_url)
     kept = rows(empty_database_url)
@@ -232,13 +257,13 @@ def test_a_baseline_that_was_not_stamped_is_told_how_to_adopt_it(empty_database_
     assert rows(empty_database_url) == kept
 
 
-def test_offline_sql_makes_the_same_schema(server_url: str, empty_database_url: str) -> None:
+def test_offline_sql_makes_the_same_schema(newest_server: Server, empty_database_url: str) -> None:
     script = succeeds("upgrade", "head", "--sql", url=None)
     succeeds("upgrade", "head", url=empty_database_url)
-    with fresh_database(server_url) as offline:
+    with fresh_database(newest_server.url) as offline:
         execute(offline, script)
         assert described(offline) == described(empty_database_url)
-        assert succeeds("current", url=offline).startswith("0002 (head)")
+        assert succeeds("current", url=offline).startswith("0003 (head)")
         execute(offline, succeeds("downgrade", "head:base", "--sql", url=None))
         assert all(not rows for rows in described(offline).values())
 
@@ -253,7 +278,7 @@ def test_offline_sql_adopts_a_baseline_and_refuses_duplicates(empty_database_url
         execute(url, script)
     execute(url, f"UPDATE commandbus.process_audit SET command_id = '{UUID(int=8)}' WHERE id = 2")
     execute(url, script)
-    assert succeeds("current", url=url).startswith("0002 (head)")
+    assert succeeds("current", url=url).startswith("0003 (head)")
 
 
 def test_the_version_table_is_ours_alone(database_url: str) -> None:
@@ -268,7 +293,7 @@ def test_forms_of_the_url(empty_database_url: str, form: str) -> None:
     url = empty_database_url.replace("postgresql://", form, 1)
     assert url.startswith(form)
     succeeds("upgrade", "head", url=url)
-    assert succeeds("-x", f"url={url}", "current", url=None).startswith("0002")
+    assert succeeds("-x", f"url={url}", "current", url=None).startswith("0003")
 
 
 def test_x_wins_over_the_environment(empty_database_url: str) -> None:
@@ -284,7 +309,7 @@ def test_the_url_in_the_ini_file(empty_database_url: str, tmp_path: Path) -> Non
         text.replace("# sqlalchemy.url = postgresql://user@host/database", f"sqlalchemy.url = {url}")
     )
     succeeds("-c", str(tmp_path / "alembic.ini"), "upgrade", "head", url=None)
-    assert succeeds("current", url=empty_database_url).startswith("0002")
+    assert succeeds("current", url=empty_database_url).startswith("0003")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import func, insert, select, update
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from commandbus_process import (
@@ -439,6 +440,22 @@ async def test_an_outcome_of_newer_software_is_an_error_that_names_the_command(
         await connection.execute(update(process_audit).values(reply_outcome="PARTIAL", received_at=NOON))
     with pytest.raises(StoredDataError, match=rf"{entry.command_id}.*reply_outcome"):
         await repository.get_audit_trail(DOMAIN, process.process_id)
+
+
+async def test_a_json_null_that_other_software_wrote_is_no_data(
+    repository: Repository, engine: AsyncEngine, process: ProcessMetadata
+) -> None:
+    entry = sent()
+    entry.command_data = None
+    await logged(repository, process, entry, None)
+    first = reply(entry)
+    first.reply_data = None
+    await repository.update_step_reply(DOMAIN, process.process_id, entry.command_id, first)
+    async with engine.begin() as connection:
+        await connection.execute(update(process_audit).values(reply_data=JSONB.NULL))
+    await repository.update_step_reply(DOMAIN, process.process_id, entry.command_id, first)
+    [found] = await repository.get_audit_trail(DOMAIN, process.process_id)
+    assert (found.command_data, found.reply_data) == (None, None)
 
 
 async def test_rows_of_software_that_writes_plain_sql_are_read(repository: Repository, engine: AsyncEngine) -> None:

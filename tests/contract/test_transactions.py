@@ -11,10 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from commandbus_process import (
     ConcurrentUpdateError,
+    DeadlockError,
     InvalidInputError,
+    NothingWrittenError,
     PostgresProcessRepository,
     ProcessAlreadyExistsError,
     ProcessAuditEntry,
+    ProcessLockedError,
     ProcessMetadata,
     ProcessNotFoundError,
     ProcessRepositoryError,
@@ -25,6 +28,7 @@ from commandbus_process import (
     StepNotFoundError,
     StoredDataError,
     StoredStateError,
+    TransactionConflictError,
 )
 from commandbus_process.tables import process as process_table
 from commandbus_process.tables import process_audit
@@ -38,6 +42,7 @@ class Case:
     """A process with one replied step, in the database, and what is needed to break every promise about it."""
 
     repository: Repository
+    administrator: AsyncEngine
     process: ProcessMetadata
     entry: ProcessAuditEntry
 
@@ -49,14 +54,14 @@ class Case:
 
 
 @pytest.fixture
-async def case(repository: Repository, process: ProcessMetadata) -> Case:
+async def case(repository: Repository, administrator: AsyncEngine, process: ProcessMetadata) -> Case:
     await repository.save(process)
     await repository.update(process)
     entry = ProcessAuditEntry(
         step_name="reserve", command_id=uuid4(), command_type="ReserveStock", reply_outcome=ReplyOutcome.SUCCESS
     )
     await repository.log_step(DOMAIN, process.process_id, entry)
-    return Case(repository, process, entry)
+    return Case(repository, administrator, process, entry)
 
 
 Attempt = Callable[[Case, AsyncConnection], Awaitable[object]]
@@ -83,6 +88,8 @@ ATTEMPTS: dict[type[ProcessRepositoryError], Attempt] = {
         DOMAIN, case.process.process_id, conn
     ),
     StoredDataError: lambda case, conn: read_newer_status(case, conn),  # noqa: PLW0108 - it is defined below
+    ProcessLockedError: lambda case, conn: read_a_locked_process(case, conn),  # noqa: PLW0108
+    NothingWrittenError: lambda case, conn: log_where_a_trigger_forbids_it(case, conn),  # noqa: PLW0108
 }
 
 
@@ -93,13 +100,33 @@ async def read_newer_status(case: Case, conn: AsyncConnection) -> None:
     await case.repository.get_by_id(DOMAIN, process_id, conn)
 
 
+async def read_a_locked_process(case: Case, conn: AsyncConnection) -> None:
+    async with case.repository._engine.begin() as other:  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        await case.repository.get_by_id(DOMAIN, case.process.process_id, other, for_update=True)
+        await case.repository.get_by_id(DOMAIN, case.process.process_id, conn, for_update="nowait")
+
+
+async def log_where_a_trigger_forbids_it(case: Case, conn: AsyncConnection) -> None:
+    async with case.administrator.begin() as other:
+        await other.execute(
+            text("CREATE FUNCTION forbid() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$")
+        )
+        await other.execute(
+            text(
+                "CREATE TRIGGER forbid BEFORE INSERT ON commandbus.process_audit FOR EACH ROW EXECUTE FUNCTION forbid()"
+            )
+        )
+    await case.repository.log_step(DOMAIN, case.process.process_id, case.other_entry(command_id=uuid4()), conn)
+
+
 def subclasses(error: type[ProcessRepositoryError]) -> set[type[ProcessRepositoryError]]:
     return {error}.union(*(subclasses(each) for each in error.__subclasses__()))
 
 
-def test_every_error_that_is_raised_is_attempted_below() -> None:
+def test_every_error_that_leaves_the_transaction_alive_is_attempted_below() -> None:
     bases = {ProcessRepositoryError, *(error.__base__ for error in ATTEMPTS)} - {StoredDataError}
-    assert subclasses(ProcessRepositoryError) - bases == set(ATTEMPTS)
+    aborted_by_the_server = {TransactionConflictError, DeadlockError}
+    assert subclasses(ProcessRepositoryError) - bases - aborted_by_the_server == set(ATTEMPTS)
 
 
 @pytest.mark.parametrize("error", ATTEMPTS, ids=lambda error: error.__name__)
@@ -180,9 +207,12 @@ async def test_a_savepoint_of_the_callers_undoes_what_was_done_since(case: Case,
     assert await case.repository.get_by_id(DOMAIN, undone.process_id) is None
 
 
-async def test_one_transaction_with_the_applications_own_tables(case: Case, engine: AsyncEngine) -> None:
-    async with engine.begin() as conn:
+async def test_one_transaction_with_the_applications_own_tables(
+    case: Case, engine: AsyncEngine, administrator: AsyncEngine
+) -> None:
+    async with administrator.begin() as conn:
         await conn.execute(text("CREATE TABLE orders (id uuid PRIMARY KEY)"))
+        await conn.execute(text("GRANT INSERT ON orders TO PUBLIC"))
     process = new_process()
 
     async def place_twice() -> None:
@@ -223,29 +253,41 @@ async def test_without_a_connection_nothing_stays_borrowed(case: Case, engine: A
     assert borrowed == []
 
 
-async def test_an_object_whose_commit_failed_still_says_what_was_read(case: Case, engine: AsyncEngine) -> None:
-    async with engine.begin() as conn:
-        # A constraint that is checked at COMMIT, and refuses the update there.
-        await conn.execute(
-            text(
-                "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
-                "$$ BEGIN RAISE 'refused at commit'; END $$"
-            )
+async def refuse_at_commit(administrator: AsyncConnection, what: str) -> None:
+    """Add a constraint that is checked at COMMIT, and not met there."""
+    await administrator.execute(
+        text("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused at commit'; END $$")
+    )
+    await administrator.execute(
+        text(
+            f"CREATE CONSTRAINT TRIGGER refuse AFTER {what} ON commandbus.process "
+            "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()"
         )
-        await conn.execute(
-            text(
-                "CREATE CONSTRAINT TRIGGER refuse AFTER UPDATE ON commandbus.process "
-                "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()"
-            )
-        )
+    )
+
+
+async def test_an_object_whose_commit_failed_still_says_what_was_read(case: Case, administrator: AsyncEngine) -> None:
+    async with administrator.begin() as conn:
+        await refuse_at_commit(conn, "UPDATE")
     read = case.process.model_copy(deep=True)
     with pytest.raises(DBAPIError, match="refused at commit"):
         await case.repository.update(case.process)
     assert case.process == read
 
 
-async def test_errors_of_the_server_pass_through(case: Case, engine: AsyncEngine) -> None:
-    async with engine.begin() as conn:
+async def test_a_process_whose_insertion_was_refused_at_commit_has_no_version(
+    case: Case, administrator: AsyncEngine
+) -> None:
+    async with administrator.begin() as conn:
+        await refuse_at_commit(conn, "INSERT")
+    process = new_process()
+    with pytest.raises(DBAPIError, match="refused at commit"):
+        await case.repository.save(process)
+    assert process.version is None
+
+
+async def test_errors_of_the_server_pass_through(case: Case, administrator: AsyncEngine) -> None:
+    async with administrator.begin() as conn:
         await conn.execute(text("DROP TABLE commandbus.process_audit"))
     with pytest.raises(DBAPIError, match="process_audit"):
         await case.repository.get_audit_trail(DOMAIN, case.process.process_id)

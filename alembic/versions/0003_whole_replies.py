@@ -1,0 +1,58 @@
+"""A recorded reply has outcome and time together, or neither.
+
+Takes an ACCESS EXCLUSIVE lock on the audit trail until it commits, and reads it once.
+
+Revision ID: 0003
+Revises: 0002
+"""
+
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+NAME = "process_audit_reply_check"
+
+# One statement for both `upgrade` and `upgrade --sql`.
+REFUSE_TORN_REPLIES = """
+DO $$
+DECLARE
+    torn bigint;
+    listing text;
+BEGIN
+    WITH numbered AS (
+        SELECT *, row_number() OVER (ORDER BY id) AS position
+        FROM commandbus.process_audit
+        WHERE (reply_outcome IS NULL) <> (received_at IS NULL)
+    )
+    SELECT count(*),
+           string_agg(
+               format('domain %s, process %s, command %s: row with id %s has %s',
+                      quote_literal(domain), process_id, command_id, id,
+                      CASE WHEN received_at IS NULL THEN 'an outcome, but no time' ELSE 'a time, but no outcome' END),
+               E'\\n  ' ORDER BY position
+           ) FILTER (WHERE position <= 20)
+    INTO torn, listing
+    FROM numbered;
+    IF torn > 0 THEN
+        RAISE EXCEPTION E'nothing was changed: % repl(ies) in commandbus.process_audit have an outcome without '
+            'a time or a time without an outcome, which revision 0003 forbids. Complete or empty them, then upgrade '
+            'again. The first 20 at most:\\n  %', torn, listing;
+    END IF;
+END
+$$
+"""
+
+
+def upgrade() -> None:
+    op.execute("LOCK TABLE commandbus.process_audit IN ACCESS EXCLUSIVE MODE")
+    op.execute(REFUSE_TORN_REPLIES)
+    op.create_check_constraint(
+        NAME, "process_audit", "(reply_outcome IS NULL) = (received_at IS NULL)", schema="commandbus"
+    )
+
+
+def downgrade() -> None:
+    op.drop_constraint(NAME, "process_audit", schema="commandbus")

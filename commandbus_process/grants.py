@@ -1,0 +1,50 @@
+"""The rights that an application needs, and no more.
+
+    python -m commandbus_process.grants ROLE | psql "$DATABASE_URL"
+
+Two roles are meant. A migrator owns the schema `commandbus` and runs Alembic. The application's role gets what is
+printed here: it can read both tables, insert into them, and update the columns that the repository updates. It can
+delete nothing, change no definition, not rewrite what was sent, and only read Alembic's version table.
+"""
+
+import sys
+
+from psycopg import sql
+
+from commandbus_process import _statements
+from commandbus_process.tables import VERSION_TABLE, metadata, process, process_audit
+
+
+def grants(role: str) -> list[str]:
+    """Return the GRANT statements for an application's role, to be run by the schema's owner. They can be run again.
+
+    Args:
+        role: The role's name, as it is; it is quoted here. It has to exist.
+    """
+    grantee = sql.Identifier(role).as_string()
+    schema = metadata.schema
+    rights = {
+        f"SCHEMA {schema}": "USAGE",
+        process.fullname: _rights(_statements.NEW_PROCESS, _statements.UPDATED),
+        process_audit.fullname: _rights(_statements.NEW_STEP, _statements.REPLY),
+        f"SEQUENCE {schema}.process_audit_id_seq": "USAGE",
+        f"{schema}.{VERSION_TABLE}": "SELECT",
+    }
+    return [f"GRANT {right} ON {target} TO {grantee}" for target, right in rights.items()]
+
+
+def _rights(inserted: tuple[str, ...], updated: tuple[str, ...]) -> str:
+    return f"SELECT, INSERT ({', '.join(inserted)}), UPDATE ({', '.join(updated)})"
+
+
+def main(arguments: list[str]) -> int:
+    """Print the statements as a script for psql."""
+    if len(arguments) != 1 or arguments[0].startswith("-") or not arguments[0]:
+        sys.stderr.write("usage: python -m commandbus_process.grants ROLE\n\n" + (__doc__ or ""))
+        return 2
+    sys.stdout.write("".join(f"{statement};\n" for statement in grants(arguments[0])))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
