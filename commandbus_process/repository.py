@@ -14,15 +14,20 @@ class ProcessRepository(Protocol[StateT]):
     """The state of process managers, and the audit trail of their steps.
 
     Every method takes `conn`. With a connection, the method's statements run in the caller's transaction, which it
-    never begins, commits, rolls back or closes: what the caller rolls back is gone, and after every error of this
-    package the transaction goes on. Without one, the method is one atomic unit of its own.
+    never begins, commits, rolls back or closes: what the caller rolls back is gone. Without one, the method is one
+    atomic unit of its own.
 
-    Every method raises `InvalidInputError`, before any SQL, for an argument that cannot be stored. Times are aware, and
-    come back in UTC.
+    Every method raises `InvalidInputError`, before any SQL, for an argument that cannot be stored. On a caller's
+    connection, under REPEATABLE READ and SERIALIZABLE, every method that is about one process raises
+    `ConcurrentUpdateError` where PostgreSQL aborts the transaction for another one's sake, the others
+    `TransactionConflictError`; on every level, `DeadlockError`. After all other errors of this package the caller's
+    transaction goes on. Times are aware, and come back in UTC.
     """
 
     async def save(self, process: ProcessMetadata[StateT], conn: AsyncConnection | None = None) -> None:
         """Insert a new process, all of its fields, and set `process.version`.
+
+        Waits for another transaction that is saving the same id, until that has ended.
 
         Raises:
             ProcessAlreadyExistsError: The domain has a process of this id. It is untouched.
@@ -119,7 +124,8 @@ class ProcessRepository(Protocol[StateT]):
         The same entry again changes nothing, so a redelivered message is harmless. Entries are the same if step name,
         command id, type and data are (and the reply, where the entry comes with one); the first `sent_at` stays.
 
-        Locks the process's row against deletion until the transaction ends, and against nothing else.
+        Locks the process's row against deletion until the transaction ends, and against nothing else. Waits for another
+        transaction that is logging the same command, until that has ended.
 
         Raises:
             ProcessNotFoundError: No such process.
@@ -153,6 +159,8 @@ class ProcessRepository(Protocol[StateT]):
     ) -> list[ProcessAuditEntry]:
         """Return the entries by `sent_at`; equal times in the order they were logged. No process, no entries.
 
+        Takes no lock.
+
         Raises:
             StoredDataError: An entry has a value that this version does not know; the error names the command.
         """
@@ -163,6 +171,6 @@ class ProcessRepository(Protocol[StateT]):
     ) -> list[str]:
         """Return the names of the steps whose reply was `SUCCESS`, in the order of the trail.
 
-        A step that succeeded twice is there twice: each time needs its compensation.
+        A step that succeeded twice is there twice: each time needs its compensation. Takes no lock.
         """
         ...

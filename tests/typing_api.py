@@ -1,7 +1,6 @@
 """How the public API types out; checked by mypy and basedpyright, and never run."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import assert_type
 from uuid import UUID
@@ -24,8 +23,7 @@ class Order(BaseModel):
     total: int
 
 
-@dataclass
-class Refund:
+class Refund(BaseModel):
     amount: int
 
 
@@ -55,7 +53,7 @@ async def typed(engine: AsyncEngine, key: UUID, statuses: Collection[ProcessStat
     assert found is not None
     assert_type(found.state, Order)
     assert_type(await repository.find_by_status("orders", statuses), list[ProcessMetadata[Order]])
-    refund = ProcessMetadata(domain="orders", process_id=key, process_type="refund", state=Refund(1))
+    refund = ProcessMetadata(domain="orders", process_id=key, process_type="refund", state=Refund(amount=1))
     await repository.save(refund)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
@@ -64,8 +62,17 @@ async def union(engine: AsyncEngine, key: UUID) -> None:
     found = await repository.get_by_id("orders", key)
     assert found is not None
     assert_type(found.state, Order | Refund)
-    by_type = PostgresProcessRepository[Order | Refund](engine, state_type={"order": Order, "refund": Refund})
+    types: dict[str, type[Order | Refund]] = {"order": Order, "refund": Refund}
+    by_type = PostgresProcessRepository(engine, state_type=types)
     assert_type(await by_type.get_by_id("orders", key), ProcessMetadata[Order | Refund] | None)
+
+
+async def locked(engine: AsyncEngine, conn: AsyncConnection, key: UUID) -> None:
+    repository = PostgresProcessRepository(engine, state_type=Order)
+    assert_type(await repository.get_by_id("orders", key, conn, for_update="nowait"), ProcessMetadata[Order] | None)
+    assert_type(await repository.claim("orders", [], conn, limit=1), list[ProcessMetadata[Order]])
+    await repository.claim("orders", [], limit=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await repository.get_by_id("orders", key, conn, for_update="wait")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def as_protocol(engine: AsyncEngine) -> ProcessRepository[Order]:
