@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint typecheck check format clean
+.PHONY: demo test lint typecheck check chaos format clean
 
 demo: $(INSTALLED)  ## replay an event log through the repository; LOG=path.csv names one, DATABASE_URL a server
 	$(BIN)/python -m examples.demo $(if $(LOG),--log '$(LOG)')
@@ -21,6 +21,10 @@ typecheck: $(INSTALLED)
 	$(BIN)/basedpyright
 
 check: lint typecheck test
+
+SECONDS ?= 120
+chaos: $(INSTALLED)  ## kill the server under load for SECONDS, at least 20 times and 10,000 operations; SEED repeats a run
+	$(BIN)/python -m tests.faults.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
