@@ -34,7 +34,7 @@ class InvalidInputError(ProcessRepositoryError, ValueError):
     """An argument cannot be stored. Raised before any SQL.
 
     Attributes:
-        field: The argument or field at fault (`domain`, `state`, `entry.command_data`).
+        field: The argument or field at fault (`domain`, `entry.command_data`, `state`, `state.token`).
         reason: What is wrong with it, and where in it (`items.0.price`).
     """
 
