@@ -160,8 +160,8 @@ class TransactionConflictError(ProcessRepositoryError):
 class DeadlockError(TransactionConflictError):
     """The transaction and another one waited for each other, and PostgreSQL aborted this one (SQLSTATE 40P01)."""
 
-    def __init__(self, sqlstate: str = "40P01") -> None:
-        super().__init__(sqlstate, "waited for another one that waited for it")
+    def __init__(self) -> None:
+        super().__init__("40P01", "waited for another one that waited for it")
 
 
 class StepError(ProcessError):

@@ -196,7 +196,12 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
     async def log_step(
         self, domain: str, process_id: UUID, entry: ProcessAuditEntry, conn: AsyncConnection | None = None
     ) -> None:
-        values = {**_entry_values(entry), **_found_by(domain, process_id), "key_command_id": entry.command_id}
+        _check_loggable(entry)
+        values = {
+            **_entry_values(entry, _statements.NEW_STEP),
+            **_found_by(domain, process_id),
+            "key_command_id": entry.command_id,
+        }
 
         async def work(connection: AsyncConnection) -> None:
             # Whoever deletes the entry in the way, or saves the missing process, between the two statements makes this
@@ -227,7 +232,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         if entry.reply_outcome is None:
             raise InvalidInputError("entry.reply_outcome", "must be given in a reply")
         values = {
-            **_reply_values(entry),
+            **_entry_values(entry, _statements.REPLY),
             **_found_by(domain, process_id),
             "key_command_id": _checked_uuid("command_id", command_id),
         }
@@ -313,28 +318,22 @@ def _checked_fields(model: ProcessFields | EntryFields, names: Collection[str]) 
     return {name: getattr(checked, name) for name in names if name in fields_type.model_fields}
 
 
-def _entry_values(entry: ProcessAuditEntry) -> dict[str, Any]:
+def _check_loggable(entry: ProcessAuditEntry) -> None:
     if not entry.command_type:
         raise InvalidInputError("entry.command_type", "must not be empty in an entry that is logged")
-    values = {
-        **_checked_fields(entry, _statements.NEW_STEP),
-        "command_data": _optional_json(entry.command_data, "entry.command_data"),
-        "reply_data": None,
-    }
-    if entry.reply_outcome is not None:
-        values.update(_reply_values(entry))
-    elif entry.reply_data is not None or entry.received_at is not None:
+    if entry.reply_outcome is None and (entry.reply_data is not None or entry.received_at is not None):
         raise InvalidInputError("entry.reply_outcome", "must be given with reply_data or received_at")
+
+
+def _entry_values(entry: ProcessAuditEntry, names: Collection[str]) -> dict[str, Any]:
+    """Return the named columns of an entry; a reply without a time was received now."""
+    values = _checked_fields(entry, names)
+    for name in ("command_data", "reply_data"):
+        if name in names:
+            values[name] = _optional_json(getattr(entry, name), f"entry.{name}")
+    if entry.reply_outcome is not None and values["received_at"] is None:
+        values["received_at"] = datetime.now(UTC)
     return values
-
-
-def _reply_values(entry: ProcessAuditEntry) -> dict[str, Any]:
-    checked = _checked_fields(entry, _statements.REPLY)
-    return {
-        **checked,
-        "reply_data": _optional_json(entry.reply_data, "entry.reply_data"),
-        "received_at": checked["received_at"] or datetime.now(UTC),
-    }
 
 
 def _optional_json(value: JsonObject | None, field: str) -> str | None:

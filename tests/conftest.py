@@ -49,6 +49,13 @@ def database_url(server: Server) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="module")
+def shared_url(newest_server: Server) -> Iterator[str]:
+    """One migrated database for all cases of a module, where a clone for each would take most of the time."""
+    with fresh_database(newest_server.url, newest_server.template) as url:
+        yield url
+
+
 @pytest.fixture
 def application_url(database_url: str, server: Server) -> str:
     """The same database, for an application that has only the rights that the repository needs."""

@@ -26,7 +26,7 @@ from commandbus_process import (
     StoredDataError,
 )
 from tests.conftest import DOMAIN, new_process
-from tests.databases import Server, async_url, fresh_database
+from tests.databases import async_url
 
 MEGABYTE = 1_000_000
 CASES = "cases"  # the domain of the processes that are tried, where the text to try is none
@@ -120,13 +120,6 @@ def is_storable(text: str, place: str) -> bool:
 
 REFUSED = [(name, place) for name, text in STRINGS.items() for place in PLACES if not is_storable(text, place)]
 STORED = [name for name, text in STRINGS.items() if any(is_storable(text, place) for place in PLACES)]
-
-
-@pytest.fixture(scope="module")
-def shared_url(newest_server: Server) -> Iterator[str]:
-    """One database for all cases, where a clone for each would take most of the time."""
-    with fresh_database(newest_server.url, newest_server.template) as url:
-        yield url
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Any JSON object survives the way to PostgreSQL and back; what would not is refused before any SQL."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
@@ -18,7 +18,7 @@ from commandbus_process import (
     ReplyOutcome,
 )
 from tests.conftest import DOMAIN, new_process
-from tests.databases import Server, async_url, fresh_database
+from tests.databases import async_url
 
 # One database and one connection pool for all examples of a test: each example is a process of its own.
 SETTINGS = settings(
@@ -46,12 +46,6 @@ def equal(stored: JsonValue, given: JsonValue) -> bool:
     if isinstance(given, list) and isinstance(stored, list):
         return len(stored) == len(given) and all(map(equal, stored, given))
     return type(stored) is type(given) and stored == given
-
-
-@pytest.fixture(scope="module")
-def shared_url(newest_server: Server) -> Iterator[str]:
-    with fresh_database(newest_server.url, newest_server.template) as url:
-        yield url
 
 
 @pytest.fixture(scope="module")
