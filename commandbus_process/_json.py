@@ -2,8 +2,11 @@
 
 import json
 import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, cast
 
 from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
+from pydantic_core import from_json, to_json
 
 from commandbus_process.errors import InvalidInputError
 from commandbus_process.models import JsonObject
@@ -54,7 +57,7 @@ def json_text(value: object, field: str) -> str:
         raise InvalidInputError(field, "contains a lone surrogate, which UTF-8 cannot encode") from error
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(field, f"cannot be written as JSON: {error}") from error
-    if "\\u0000" in text and _NUL.search(text):
+    if may_have_nul(text) and _NUL.search(text):
         raise InvalidInputError(field, "contains a NUL character, which PostgreSQL cannot store")
     return text
 
@@ -65,9 +68,59 @@ def json_object_text(value: object, field: str) -> str:
     Raises:
         InvalidInputError: As `json_text`; also a value that is no object, or that nests too deep to be read again.
     """
+    quick = _text_that_reads_back(value)
+    if quick is not None and quick.startswith("{"):
+        return quick
     text = json_text(value, field)
     try:
         JSON_OBJECT.validate_json(text)
     except ValidationError as error:
         raise InvalidInputError(field, reason(error)) from error
     return text
+
+
+def _text_that_reads_back(value: object) -> str | None:
+    """Return JSON text of what is plainly good; `None` where the slow way has to look, and to say what is wrong.
+
+    Pydantic's writer is quick, but takes more than JSON. So what is read from its text must be the value again.
+    """
+    try:
+        text = to_json(value, inf_nan_mode="constants").decode()
+        same = from_json(text, allow_inf_nan=False) == value
+    except (ValueError, RecursionError):
+        return None
+    return text if same and not may_have_nul(text) else None
+
+
+def may_have_nul(text: str) -> bool:
+    """Whether a NUL, or a backslash that looks like one, is in JSON text."""
+    return "\\u0000" in text
+
+
+def is_same_json(text: str, other: str) -> bool:
+    """Whether two JSON texts say the same, in whatever order of keys: 1, 1.0 and true are not."""
+    return text == other or _is_same(from_json(text), from_json(other))
+
+
+def _is_same(value: object, other: object) -> bool:
+    if type(value) is not type(other):
+        return False
+    if isinstance(value, dict) and isinstance(other, dict):
+        values, others = cast("dict[str, object]", value), cast("dict[str, object]", other)
+        return values.keys() == others.keys() and all(_is_same(part, others[key]) for key, part in values.items())
+    if isinstance(value, list) and isinstance(other, list):
+        parts, other_parts = cast("list[object]", value), cast("list[object]", other)
+        return len(parts) == len(other_parts) and all(map(_is_same, parts, other_parts))
+    return value == other
+
+
+def json_array(texts: Iterable[str]) -> str:
+    """Put JSON texts into a JSON array."""
+    return f"[{','.join(texts)}]"
+
+
+def json_row(row: Mapping[str, Any], json_columns: Collection[str]) -> str:
+    """Return a row as a JSON object; the JSON columns are JSON text already."""
+    texts = [f'"{name}":{row[name]}' for name in json_columns if row.get(name) is not None]
+    plain = {name: value for name, value in row.items() if name not in json_columns}
+    return ",".join([to_json(plain).decode()[:-1], *texts]) + "}"

@@ -3,18 +3,19 @@
 import inspect
 import re
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Generic, Union, cast, get_args, get_origin
-from uuid import UUID
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
+from typing_extensions import override
 
-from commandbus_process._json import JSON_OBJECT, json_object_text, json_text, reason
-from commandbus_process.errors import InvalidInputError, StoredStateError
-from commandbus_process.models import ProcessMetadata, StateT
+from commandbus_process._json import JSON_OBJECT, json_object_text, json_text, may_have_nul, reason
+from commandbus_process._rows import DOES_NOT_FIT, Row, Rows, check_numbers, json_object, objects_of
+from commandbus_process.errors import InvalidInputError, StoredDataError, StoredStateError
+from commandbus_process.models import JsonObject, ProcessMetadata, StateT
 
 # Pydantic quotes the value that it refused; it may be secret.
 _REFUSED_VALUE = re.compile(r"input_value=.*?, (?=input_type=)", re.DOTALL)
@@ -86,7 +87,7 @@ class _StateType:
         self._roots = [cast("type", member) for member in members if _is_class_with_fields(member)]
         self._declared = declared
         self._subclasses = self._found_subclasses()
-        self._adapter = self._built()
+        self._build()
 
     def _found_subclasses(self) -> tuple[type, ...]:
         # By name, the newest one: @dataclass(slots=True) leaves the class that it replaced among the subclasses until
@@ -94,29 +95,51 @@ class _StateType:
         found = (subclass for root in self._roots for subclass in _subclasses(root))
         return tuple({(each.__module__, each.__qualname__): each for each in found}.values())
 
-    def _reader(self) -> TypeAdapter[Any]:
+    def _find_new_subclasses(self) -> None:
         # Subclasses may be defined after the repository was made, so they are looked up each time: one call for a class
-        # that has none. The adapter is built again only when there is a new one.
-        found = self._found_subclasses()
+        # that has none. The adapters are built again only when there is a new one.
+        found = self._found_subclasses() if self._roots else ()
         if found != self._subclasses:
             self._subclasses = found
-            self._adapter = self._built()
-        return self._adapter
+            self._build()
 
-    def _built(self) -> TypeAdapter[Any]:
+    def _build(self) -> None:
         # An abstract class stands for its subclasses only.
         itself = () if inspect.isabstract(self._declared) else (self._declared,)
-        adapter: TypeAdapter[Any] = TypeAdapter(_union_of(*itself, *self._subclasses))
-        adapter.rebuild(raise_errors=True)  # a name that cannot be resolved is told now, not with the first process
-        return adapter
+        union = _union_of(*itself, *self._subclasses)
+        self._adapter: TypeAdapter[Any] = TypeAdapter(union)
+        # A name that cannot be resolved is told now, not with the first process.
+        self._adapter.rebuild(raise_errors=True)
 
-    def read(self, text: str) -> object:
+    def reader(self) -> Callable[[str], object]:
+        """Return what turns JSON text into states, for now: it does not know subclasses that are defined later."""
+        self._find_new_subclasses()
         # Names as well as aliases, since the model's own configuration decides which of them it writes.
-        return self._reader().validate_json(text, by_alias=True, by_name=True)
+        return partial(self._adapter.validate_json, by_alias=True, by_name=True)
+
+    def read_checked(self, text: str) -> object:
+        """Turn JSON text into a state, or say what is wrong with it."""
+        return self.reader()(text)
 
     def write(self, state: object) -> str:
+        """Turn a state into JSON text that is sure to become the same state again."""
         own_class: Any = type(state)
-        adapter = _writer(own_class) if _is_class_with_fields(own_class) else self._reader()
+        self._find_new_subclasses()
+        adapter = _writer(own_class) if _is_class_with_fields(own_class) else self._adapter
+        return self._text_that_reads_back(adapter, state) or self._checked_text(adapter, state)
+
+    def _text_that_reads_back(self, adapter: TypeAdapter[Any], state: object) -> str | None:
+        # The quick way for what is plainly good. Where it is not, the slow way looks, and says what is wrong.
+        try:
+            text = adapter.dump_json(state, round_trip=True, warnings="error").decode()
+            read_back = self.reader()(text)
+        except (PydanticSerializationError, ValueError, RecursionError):
+            return None
+        same = type(read_back) is type(state) and read_back == state
+        return text if same and not may_have_nul(text) else None
+
+    def _checked_text(self, adapter: TypeAdapter[Any], state: object) -> str:
+        own_class: Any = type(state)
         try:
             plain = adapter.dump_python(state, mode="json", round_trip=True, warnings="error")
         except (PydanticSerializationError, ValueError, RecursionError) as error:
@@ -124,7 +147,7 @@ class _StateType:
             raise InvalidInputError("state", f"cannot be written as {self.name}: {told}") from error
         text = json_text(plain, "state")
         try:
-            read_back = self.read(text)
+            read_back = self.reader()(text)
         except ValidationError as error:
             raise InvalidInputError("state", f"could not be read back as {self.name}: {reason(error)}") from error
         if _is_class_with_fields(own_class) and type(read_back) is not own_class:
@@ -142,26 +165,50 @@ class _StateType:
         return text
 
 
+class _JsonState(_StateType):
+    """States that are JSON objects, where no type is declared."""
+
+    def __init__(self) -> None:
+        super().__init__(JsonObject)
+        self.name = "a JSON object"
+        self.metadata_type = ProcessMetadata
+
+    @override
+    def reader(self) -> Callable[[str], object]:
+        return json_object
+
+    @override
+    def read_checked(self, text: str) -> object:
+        return JSON_OBJECT.validate_json(text)
+
+    @override
+    def write(self, state: object) -> str:
+        return json_object_text(state, "state")
+
+
+class _SameForAll(dict[str, _StateType]):
+    """One type of state, whatever the process type."""
+
+    def __init__(self, state_type: _StateType) -> None:
+        super().__init__()
+        self._state_type = state_type
+
+    def __missing__(self, process_type: str) -> _StateType:
+        return self._state_type
+
+
 class StateCodec(Generic[StateT]):
     """Writes and reads states of the type, or the types by `process_type`, that a repository was given."""
 
     def __init__(self, state_type: object) -> None:
-        self._by_process_type: dict[str, _StateType] | None = None
-        self._for_all: _StateType | None = None
+        self.depend_on_process_type = isinstance(state_type, Mapping)
+        """Whether processes of different types have states of different types."""
+        self._types: Mapping[str, _StateType]
         if isinstance(state_type, Mapping):
             declared = cast("Mapping[str, object]", state_type)
-            self._by_process_type = {name: _StateType(each) for name, each in declared.items()}
-        elif state_type is not None:
-            self._for_all = _StateType(state_type)
-
-    @property
-    def depend_on_process_type(self) -> bool:
-        """Whether processes of different types have states of different types."""
-        return self._by_process_type is not None
-
-    def _state_type(self, process_type: str) -> _StateType | None:
-        """Return the declared type, `None` for plain JSON objects; raise `KeyError` if a mapping lacks it."""
-        return self._for_all if self._by_process_type is None else self._by_process_type[process_type]
+            self._types = {name: _StateType(each) for name, each in declared.items()}
+        else:
+            self._types = _SameForAll(_JsonState() if state_type is None else _StateType(state_type))
 
     def write(self, process: ProcessMetadata[StateT]) -> str:
         """Turn the process's state into JSON text, which is sure to be readable again.
@@ -171,34 +218,42 @@ class StateCodec(Generic[StateT]):
                 something else.
         """
         try:
-            state_type = self._state_type(process.process_type)
+            state_type = self._types[process.process_type]
         except KeyError as error:
             raise InvalidInputError(
                 "process_type", f"no state type is declared for {process.process_type!r} in state_type"
             ) from error
-        if state_type is not None:
-            return state_type.write(process.state)
-        return json_object_text(process.state, "state")
+        return state_type.write(process.state)
 
-    def read(self, domain: str, process_id: UUID, process_type: str, text: str) -> StateT:
-        """Turn stored JSON text into a state.
+    def read(self, rows: Rows) -> list[ProcessMetadata[StateT]]:
+        """Turn rows of `process` into processes.
 
         Raises:
-            StoredStateError: It does not fit its type, or nests too deep.
+            StoredStateError: A state does not fit its type, or nests too deep; the error names the process.
+            StoredDataError: Another column has a value that this version does not know.
         """
         try:
-            state_type = self._state_type(process_type)
+            types = [self._types[name] for name in rows.columns["process_type"]]
+            classes = [each.metadata_type for each in types]
+            check_numbers(rows.columns["state"])
+            reader = {each: each.reader() for each in set(types)}
+            states = [reader[each](text) for each, text in zip(types, rows.columns["state"], strict=True)]
+            return objects_of(rows, classes, {"state": states})
+        except DOES_NOT_FIT:
+            return [self._read_checked(row) for row in rows.one_by_one()]
+
+    def _read_checked(self, row: Row) -> ProcessMetadata[StateT]:
+        domain, process_id, process_type = row["domain"], row["process_id"], row["process_type"]
+        try:
+            state_type = self._types[process_type]
         except KeyError as error:
             why = "no state type is declared for this process type in state_type"
             raise StoredStateError(domain, process_id, process_type, "a declared type", why) from error
         try:
-            return cast("StateT", JSON_OBJECT.validate_json(text) if state_type is None else state_type.read(text))
+            state = state_type.read_checked(row["state"])
         except ValidationError as error:
-            name = "a JSON object" if state_type is None else state_type.name
-            raise StoredStateError(domain, process_id, process_type, name, reason(error)) from error
-
-    def metadata_type(self, process_type: str) -> type[ProcessMetadata[StateT]]:
-        """Return `ProcessMetadata` with the declared state type as its parameter."""
-        state_type = self._state_type(process_type)
-        plain: type[ProcessMetadata[Any]] = ProcessMetadata
-        return plain if state_type is None else state_type.metadata_type
+            raise StoredStateError(domain, process_id, process_type, state_type.name, reason(error)) from error
+        try:
+            return state_type.metadata_type.model_validate({**row, "state": state})
+        except ValidationError as error:
+            raise StoredDataError(domain, process_id, reason(error)) from error

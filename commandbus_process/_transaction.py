@@ -1,16 +1,20 @@
 """Whose transaction a method runs in, and what becomes of it when PostgreSQL finds a conflict."""
 
-from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
-from typing import TypeVar
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
+import psycopg
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from commandbus_process._greenlets import run_in_greenlet
 from commandbus_process.errors import (
     ConcurrentUpdateError,
     DeadlockError,
+    InvalidInputError,
     ProcessLockedError,
     ProcessRepositoryError,
     TransactionConflictError,
@@ -30,20 +34,21 @@ ATTEMPTS = 50
 async def run(
     engine: AsyncEngine,
     conn: AsyncConnection | None,
-    work: Callable[[AsyncConnection], Awaitable[ResultT]],
+    work: Callable[[Connection], ResultT],
     key: tuple[str, UUID] | None = None,
     expected_version: int | None = None,
 ) -> ResultT:
-    """Run `work` in the caller's transaction, left as it is, or in one of its own.
+    """Run `work` in the caller's transaction, left as it is, or without one.
 
-    The only place that decides where a connection comes from, and the only one that looks at the server's errors. A
-    transaction of its own that PostgreSQL aborts for another one's sake is run again, so that the answer is the same
-    under every isolation level; the caller's cannot be, since its first half is the caller's.
+    The only place that decides where a connection comes from, and the only one that looks at the server's errors. What
+    PostgreSQL aborts for another transaction's sake is run again, so that the answer is the same under every isolation
+    level; on the caller's connection it cannot be, since the transaction's first half is the caller's.
 
     Args:
         engine: Where a connection is borrowed from if there is no `conn`.
         conn: The caller's connection, which is never begun, committed, rolled back or closed here.
-        work: What to do; it may be called more than once.
+        work: What to do. It may be called more than once. Without `conn`, each of its statements takes effect by
+            itself, so that only one of them may write.
         key: The process that it is about, if it is about one.
         expected_version: The version that the process is expected to have.
 
@@ -53,30 +58,145 @@ async def run(
         ProcessLockedError: A `lock_timeout` ended the wait for the process.
         TransactionConflictError: As ConcurrentUpdateError, where `work` is not about a single process.
     """
-    if conn is not None and not isinstance(conn, AsyncConnection):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
-        raise TypeError(
-            f"conn must be an AsyncConnection, not {type(conn).__name__}; an AsyncSession has one: "
-            "await session.connection()"
-        )
+    check_connection(conn)
     remaining = ATTEMPTS if conn is None else 1
     while True:
         remaining -= 1
         try:
-            async with engine.begin() if conn is None else nullcontext(conn) as connection:
-                return await work(connection)
+            if conn is None:
+                return await run_in_greenlet(_borrow_and_run, engine.sync_engine, work)
+            if conn.sync_connection is None:
+                return await conn.run_sync(work)  # which says what is wrong: it was not started, or is closed
+            return await run_in_greenlet(work, conn.sync_connection)
         except DBAPIError as error:
-            sqlstate = getattr(error.orig, "sqlstate", None)
-            if remaining and sqlstate in {SERIALIZATION_FAILURE, DEADLOCK_DETECTED}:
+            if remaining and sqlstate_of(error) in {SERIALIZATION_FAILURE, DEADLOCK_DETECTED}:
                 continue
-            conflict = _conflict(sqlstate, key, expected_version)
+            conflict = conflict_of(error, key, expected_version)
             if conflict is None:
                 raise
             raise conflict from error
 
 
-def _conflict(
-    sqlstate: str | None, key: tuple[str, UUID] | None, expected_version: int | None
+def check_connection(conn: AsyncConnection | None) -> None:
+    """Refuse what is no connection, with a hint.
+
+    Raises:
+        TypeError: It is something else, a session for example.
+    """
+    if conn is not None and not isinstance(conn, AsyncConnection):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise TypeError(
+            f"conn must be an AsyncConnection, not {type(conn).__name__}; an AsyncSession has one: "
+            "await session.connection()"
+        )
+
+
+@asynccontextmanager
+async def unit(engine: AsyncEngine, conn: AsyncConnection | None) -> AsyncGenerator[AsyncConnection]:
+    """Give a connection on which several statements take effect together or not at all.
+
+    In the caller's transaction that is a savepoint, which leaves the transaction as it was before, and alive. Nothing
+    is run again: what the statements were made from can be read only once.
+
+    Raises:
+        InvalidInputError: The caller's connection is in autocommit, where statements cannot take effect together.
+        DeadlockError, TransactionConflictError: PostgreSQL refused to commit, for another transaction's sake.
+    """
+    check_connection(conn)
+    if conn is None:
+        async with engine.connect() as connection:
+            if await connection.run_sync(is_in_autocommit):
+                # The engine's usual level comes back when the connection is returned to the pool.
+                await connection.execution_options(isolation_level="READ COMMITTED")
+            async with connection.begin() as transaction:
+                yield connection
+                with conflicts_told():
+                    await transaction.commit()
+    elif await conn.run_sync(is_in_autocommit):
+        raise InvalidInputError("conn", "is in autocommit, where several statements cannot be one unit")
+    else:
+        async with conn.begin_nested():
+            yield conn
+
+
+@contextmanager
+def conflicts_told() -> Generator[None]:
+    """Raise the errors of this package for the conflicts that PostgreSQL finds.
+
+    Raises:
+        DeadlockError, TransactionConflictError: It aborted the transaction for another one's sake.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        conflict = conflict_of(error, None, None)
+        if conflict is None:
+            raise
+        raise conflict from error
+
+
+def is_in_autocommit(connection: Connection) -> bool:
+    """Whether each statement takes effect by itself."""
+    return cast("psycopg.AsyncConnection[Any]", connection.connection.driver_connection).autocommit
+
+
+def _borrow_and_run(engine: Engine, work: Callable[[Connection], ResultT]) -> ResultT:
+    """Run `work` on a borrowed connection in autocommit: a statement is atomic by itself, in one round trip, not three.
+
+    SQLAlchemy's events of a transaction are there all the same, its BEGIN and COMMIT send nothing. The connection goes
+    back as it came, or, where that cannot be, is closed.
+    """
+    with engine.connect() as connection, connection.begin():
+        borrowed = connection.connection
+        if not _can_autocommit(cast("psycopg.AsyncConnection[Any]", borrowed.driver_connection)):
+            return work(connection)
+        # SQLAlchemy's synchronous face of psycopg's connection.
+        adapted: Any = borrowed.dbapi_connection
+        try:
+            adapted.autocommit = True
+            return work(connection)
+        finally:
+            if not connection.invalidated:
+                _set_transactional(connection, adapted)
+
+
+def _set_transactional(connection: Connection, adapted: Any) -> None:  # noqa: ANN401 - SQLAlchemy has no public type
+    """Give the borrowed connection back its transactions, or close it, so that nobody gets it as it is."""
+    try:
+        adapted.autocommit = False
+    except psycopg.Error:
+        connection.invalidate()
+    except BaseException:
+        # Where the event loop was kept busy, psycopg lets others have their turn here; a cancellation can come then.
+        connection.invalidate()
+        raise
+
+
+def _can_autocommit(driver: psycopg.AsyncConnection[Any]) -> bool:
+    """Whether a transaction would be nothing but the one statement, so that it can be left out.
+
+    It is more where the engine's owner has set what BEGIN says (serializable transactions are checked against each
+    other only, and a read-only one refuses to write), and where something was executed when it began (an event's SET
+    LOCAL, for example).
+    """
+    return (
+        not driver.autocommit
+        and driver.isolation_level is not psycopg.IsolationLevel.SERIALIZABLE
+        and not driver.read_only
+        and not driver.deferrable
+        and driver.pgconn.transaction_status == psycopg.pq.TransactionStatus.IDLE
+    )
+
+
+def sqlstate_of(error: DBAPIError) -> str | None:
+    """Return the server's code, if the error comes from the server."""
+    return getattr(error.orig, "sqlstate", None)
+
+
+def conflict_of(
+    error: DBAPIError, key: tuple[str, UUID] | None, expected_version: int | None
 ) -> ProcessRepositoryError | None:
+    """Return the error of this package for a conflict that PostgreSQL found; `None` if it is something else."""
+    sqlstate = sqlstate_of(error)
     if sqlstate == DEADLOCK_DETECTED:
         return DeadlockError()
     if sqlstate == SERIALIZATION_FAILURE:

@@ -50,7 +50,10 @@ class ProcessError(ProcessRepositoryError):
     Attributes:
         domain: The process's domain.
         process_id: The process's id within the domain.
+        others: The errors of other items, where a method was given many and found several at fault.
     """
+
+    others: "tuple[ProcessError, ...]" = ()
 
     def __init__(self, domain: str, process_id: UUID, message: str) -> None:
         self.domain = domain
@@ -205,7 +208,9 @@ class StepAlreadyLoggedError(StepError):
             process_id,
             recorded.command_id,
             f"is logged already, as another entry (they differ in {', '.join(different)}); "
-            "another command needs an id of its own, and a reply is recorded by update_step_reply()",
+            "another command needs an id of its own, and a reply is recorded by update_step_reply()"
+            if different
+            else "is logged already, and the rest of its step was not taken; look at the audit trail",
         )
 
 
@@ -222,13 +227,18 @@ class ReplyConflictError(StepError):
     ) -> None:
         self.recorded = recorded
         self.given = given
+        is_same = (recorded.reply_outcome, recorded.reply_data) == (given.reply_outcome, given.reply_data)
         what = "other data" if recorded.reply_outcome == given.reply_outcome else f"outcome {given.reply_outcome}"
         super().__init__(
             domain,
             process_id,
             recorded.command_id,
             f"has a reply already, {recorded.reply_outcome} at {recorded.received_at}; "
-            f"a second one with {what} is a conflict for a person or a policy to resolve",
+            + (
+                "the same, but the rest of its step was not taken: look at the process and its audit trail"
+                if is_same
+                else f"a second one with {what} is a conflict for a person or a policy to resolve"
+            ),
         )
 
 

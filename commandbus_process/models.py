@@ -7,7 +7,17 @@ from enum import StrEnum
 from typing import Annotated, Any, Generic, TypeAlias
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, field_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    JsonValue,
+    field_validator,
+)
+from pydantic_core import CoreSchema, core_schema
 from typing_extensions import TypeVar
 
 JsonObject: TypeAlias = dict[str, JsonValue]
@@ -49,15 +59,16 @@ class ReplyOutcome(StrEnum):
     CANCELED = "CANCELED"
 
 
-def _storable_text(value: str) -> str:
-    """Refuse what a PostgreSQL text cannot hold."""
-    if "\0" in value:
-        raise ValueError("must not contain a NUL character, which PostgreSQL cannot store")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"must not contain a lone surrogate (at position {error.start})") from error
-    return value
+class _Storable:
+    """Refuses what a PostgreSQL text cannot hold. It is a pattern, so that no Python runs for each text."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        storable = core_schema.custom_error_schema(
+            core_schema.str_schema(pattern=r"^[^\x00]*$"),
+            custom_error_type="storable_text",
+            custom_error_message="must not contain a NUL character or a lone surrogate, which PostgreSQL cannot store",
+        )
+        return core_schema.chain_schema([handler(source), storable])
 
 
 def _in_utc(value: datetime) -> datetime:
@@ -67,9 +78,9 @@ def _in_utc(value: datetime) -> datetime:
         raise ValueError("must lie in the years 1 to 9999 in UTC") from error
 
 
-StorableText = Annotated[str, AfterValidator(_storable_text)]
-OptionalName = Annotated[StorableText, Field(max_length=255)]
-Name = Annotated[OptionalName, Field(min_length=1)]
+StorableText = Annotated[str, _Storable()]
+OptionalName = Annotated[str, Field(max_length=255), _Storable()]
+Name = Annotated[str, Field(min_length=1, max_length=255), _Storable()]
 UtcDatetime = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 Version = Annotated[int, Field(ge=1, le=2**63 - 1)]
 
@@ -84,8 +95,14 @@ class _Model(BaseModel):
     model_config = ConfigDict(validate_assignment=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
+KNOWN_STATE = "_known_state"
+
+
 class ProcessFields(_Model):
     """What is known of every process, whatever its state is."""
+
+    # For the repository (`_known_states.py`), and no field.
+    __slots__ = (KNOWN_STATE,)
 
     domain: Name
     process_id: UUID

@@ -1,6 +1,6 @@
 """What a process repository promises, whatever keeps the data."""
 
-from collections.abc import Collection
+from collections.abc import AsyncIterable, Collection, Iterable
 from datetime import datetime
 from typing import Literal, Protocol
 from uuid import UUID
@@ -15,7 +15,7 @@ class ProcessRepository(Protocol[StateT]):
 
     Every method takes `conn`. With a connection, the method's statements run in the caller's transaction, which it
     never begins, commits, rolls back or closes: what the caller rolls back is gone. Without one, the method is one
-    atomic unit of its own.
+    atomic unit of its own: a single statement in autocommit, or, for many items, a transaction.
 
     Every method raises `InvalidInputError`, before any SQL, for an argument that cannot be stored. On a caller's
     connection, under REPEATABLE READ and SERIALIZABLE, every method that is about one process raises
@@ -40,6 +40,9 @@ class ProcessRepository(Protocol[StateT]):
         The row's `updated_at` becomes the database's `now()` (the start of the transaction) and its version goes up by
         one; both are set on `process`. Where the caller rolls back afterwards, the object is ahead of the row: read the
         process again before the next update, which raises `ConcurrentUpdateError` otherwise.
+
+        A state that the row is known to have at this version, since this object was read or written last, is not sent
+        again.
 
         Locks the process's row until the transaction ends; steps of it can still be logged.
 
@@ -172,5 +175,89 @@ class ProcessRepository(Protocol[StateT]):
         """Return the names of the steps whose reply was `SUCCESS`, in the order of the trail.
 
         A step that succeeded twice is there twice: each time needs its compensation. Takes no lock.
+        """
+        ...
+
+    async def advance(
+        self,
+        process: ProcessMetadata[StateT],
+        conn: AsyncConnection | None = None,
+        *,
+        reply: ProcessAuditEntry | None = None,
+        sent: ProcessAuditEntry | Iterable[ProcessAuditEntry] = (),
+    ) -> None:
+        """Take one step: record the reply that came, log the commands that go out, and update the process.
+
+        All of it or nothing, in one statement and one round trip; where it cannot be done, one or more statements find
+        out why. The same step again, from the same object or from one that was read before the first time, changes
+        nothing and sets what the first time has set, as long as the process has not gone on since.
+
+        Locks the rows of the replied step and of the process until the transaction ends. With several commands on a
+        connection of the caller's, a savepoint keeps the transaction alive where another transaction logs one of them
+        at this moment; that costs two round trips.
+
+        Args:
+            process: As it is to be, and as `update` takes it, but with a version.
+            conn: The caller's connection, if any.
+            reply: An entry with a reply. Its `command_id` names the step that it answers.
+            sent: One or several entries, as `log_step` takes them.
+
+        Raises:
+            ConcurrentUpdateError: The row is not at `process.version` any more.
+            ProcessNotFoundError: No such process.
+            StepNotFoundError: The process has no step with the reply's command id.
+            ReplyConflictError: A reply to it is recorded already, another one or the same.
+            StepAlreadyLoggedError: An entry is logged under the command id of one that is to be sent.
+        """
+        ...
+
+    async def save_many(
+        self,
+        processes: Iterable[ProcessMetadata[StateT]] | AsyncIterable[ProcessMetadata[StateT]],
+        conn: AsyncConnection | None = None,
+    ) -> int:
+        """Insert new processes as `save` does, all or none, and return how many.
+
+        They are asked for as they are needed and sent in batches of up to 1,000, two of which are in memory. Each gets
+        its version as its batch is written; after an error, none of them is stored. With a connection of the caller's
+        a savepoint is what makes it all or none. Nothing is run again: on every level, `TransactionConflictError` tells
+        of a transaction that was aborted for another one's sake.
+
+        Raises:
+            ProcessAlreadyExistsError: An id is taken, in the table or by another of the processes. `others` has the
+                errors about others of the same batch.
+            InvalidInputError: One cannot be stored; the error names its position, `processes[17].state`. Also a
+                connection in autocommit.
+        """
+        ...
+
+    async def log_steps(
+        self,
+        domain: str,
+        process_id: UUID,
+        entries: Iterable[ProcessAuditEntry] | AsyncIterable[ProcessAuditEntry],
+        conn: AsyncConnection | None = None,
+    ) -> int:
+        """Add entries to the audit trail of a process as `log_step` does, all or none; return how many were new.
+
+        In batches, and with a savepoint, as `save_many`.
+
+        Raises:
+            ProcessNotFoundError: No such process.
+            StepAlreadyLoggedError: Another entry is logged under the command id of one, or given before it. `others`
+                has the errors about others of the same batch.
+            InvalidInputError: One cannot be stored; the error names its position, `entries[17].command_data`. Also a
+                connection in autocommit.
+        """
+        ...
+
+    async def log_steps_of_many(
+        self,
+        steps: Iterable[tuple[str, UUID, ProcessAuditEntry]] | AsyncIterable[tuple[str, UUID, ProcessAuditEntry]],
+        conn: AsyncConnection | None = None,
+    ) -> int:
+        """Add entries to the audit trails of many processes; return how many were new.
+
+        As `log_steps`, for (domain, process id, entry) each; an error names `steps[17].command_data`.
         """
         ...

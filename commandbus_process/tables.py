@@ -28,6 +28,9 @@ metadata = MetaData(schema="commandbus")
 VERSION_TABLE = "commandbus_process_version"
 """Where Alembic keeps the revision, in the same schema: its default name belongs to the host application."""
 
+FIRST_VERSION = 1
+"""The version of a row that was inserted and not updated yet."""
+
 process = Table(
     "process",
     metadata,
@@ -43,7 +46,7 @@ process = Table(
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("completed_at", DateTime(timezone=True)),  # NULL: not ended
     # Optimistic concurrency. Neither now() nor xmin would do: both stay the same between two updates in a transaction.
-    Column("version", BigInteger, nullable=False, server_default=text("1")),
+    Column("version", BigInteger, nullable=False, server_default=text(str(FIRST_VERSION))),
     PrimaryKeyConstraint("domain", "process_id", name="process_pkey"),
     # find_by_status: one descent for each status, rows already in the order that is asked for. No index has
     # updated_at in it: every update changes that column, and none could stay on its page (HOT) any more.

@@ -24,13 +24,19 @@ from alembic.util import CommandError
 from rich.console import Console
 from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from commandbus_process import PostgresProcessRepository, ProcessRepositoryError, ProcessStatus, ReplyOutcome
+from commandbus_process import (
+    PostgresProcessRepository,
+    ProcessMetadata,
+    ProcessRepositoryError,
+    ProcessStatus,
+    ReplyOutcome,
+)
 from commandbus_process.migrations import alembic_config
 from examples.event_log import Case, EventLogError, read_event_log
 from examples.order_log import write_order_log
-from examples.replay import TASKS, remove, replay
+from examples.replay import TASKS, import_in_bulk, remove, replay
 from examples.rules import outcome_of, process_id_of
 from examples.screen import new_console, numbers, plain_words, printable, step_progress, timeline
 from examples.server import Server, ServerError, finished_before_interrupt, running_server
@@ -144,12 +150,29 @@ async def _replay(console: Console, server: Server, domain: str, cases: Sequence
         console.print(numbers(counts, Counter(process.status for process in found)))
         where = "an embedded server" if server.is_embedded else "your server"
         console.print(f"Steps a second: from this computer to {where}, {TASKS} cases at a time.\n", style="dim")
+        await _import_once_more(console, engine, domain, found, cases)
         case = most_telling(cases)
         process_id = process_id_of(domain, case.case_id)
         process = next(process for process in found if process.process_id == process_id)
         console.print(timeline(case.case_id, process, await repository.get_audit_trail(domain, process_id)))
     finally:
         await engine.dispose()
+
+
+async def _import_once_more(
+    console: Console, engine: AsyncEngine, domain: str, found: Sequence[ProcessMetadata], cases: Sequence[Case]
+) -> None:
+    """Import what has just been replayed as history, into a domain that nobody else ever sees."""
+    copy = f"{domain}-bulk"
+    copies = {process_id_of(domain, case.case_id): process_id_of(copy, case.case_id) for case in cases}
+    processes = [
+        process.model_copy(update={"domain": copy, "process_id": copies[process.process_id]}) for process in found
+    ]
+    saved, logged, seconds = await import_in_bulk(engine, copy, processes, cases)
+    console.print(
+        f"Imported once more in bulk, and rolled back: {saved:,} processes and {logged:,} steps in {seconds:.2f} s, "
+        f"{(saved + logged) / seconds:,.0f} rows a second.\n"
+    )
 
 
 def most_telling(cases: Sequence[Case]) -> Case:

@@ -29,6 +29,7 @@ TASKS = 8
 """How many cases are replayed at the same time."""
 
 _LONGEST_TRANSACTION = 60  # seconds; a few milliseconds are usual
+_LONGEST_IMPORT = 600
 
 
 @dataclass(slots=True)
@@ -111,7 +112,8 @@ class _Manager:
         # would put the command into the outbox.
         async with self._transaction() as conn:
             await self._repository.save(process, conn)
-            await self._log_command(process.process_id, case, 0, conn)
+            command = _command(process.process_id, case, 0)
+            await self._repository.log_step(self._domain, process.process_id, command, conn)
         return process
 
     async def _handle_reply(
@@ -119,14 +121,6 @@ class _Manager:
     ) -> None:
         event = case.events[position]
         is_last = position + 1 == len(case.events)
-        command_id = command_id_of(process.process_id, position)
-        reply = ProcessAuditEntry(
-            step_name=event.activity,
-            command_id=command_id,
-            reply_outcome=outcomes[-1],
-            reply_data=_reply_data(event),
-            received_at=event.time,
-        )
         process.state = _state_after(process.state, event)
         if outcomes[-1] == ReplyOutcome.FAILED:
             process.error_code = event.transition.casefold()
@@ -140,23 +134,10 @@ class _Manager:
             process.status = ProcessStatus.WAITING_FOR_REPLY if in_order else ProcessStatus.COMPENSATING
             process.current_step = case.events[position + 1].activity
         # What the reply says, what it does to the process, and the next command: together or not at all.
+        reply = _reply(process.process_id, case, position)
+        sent = [] if is_last else [_command(process.process_id, case, position + 1)]
         async with self._transaction() as conn:
-            await self._repository.update_step_reply(self._domain, process.process_id, command_id, reply, conn)
-            await self._repository.update(process, conn)
-            if not is_last:
-                await self._log_command(process.process_id, case, position + 1, conn)
-
-    async def _log_command(self, process_id: "UUID", case: Case, position: int, conn: AsyncConnection) -> None:
-        event = case.events[position]
-        entry = ProcessAuditEntry(
-            step_name=event.activity,
-            command_id=command_id_of(process_id, position),
-            command_type=event.activity,
-            command_data=dict(event.attributes),
-            # The log says only when a step ended. The manager sends a command when it has handled the reply before.
-            sent_at=case.events[max(position - 1, 0)].time,
-        )
-        await self._repository.log_step(self._domain, process_id, entry, conn)
+            await self._repository.advance(process, conn, reply=reply, sent=sent)
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncGenerator[AsyncConnection]:
@@ -178,5 +159,47 @@ def _state_after(state: JsonObject, event: Event) -> JsonObject:
     }
 
 
-def _reply_data(event: Event) -> JsonObject | None:
-    return {"lifecycle:transition": event.transition} if event.transition else None
+def _command(process_id: "UUID", case: Case, position: int) -> ProcessAuditEntry:
+    event = case.events[position]
+    return ProcessAuditEntry(
+        step_name=event.activity,
+        command_id=command_id_of(process_id, position),
+        command_type=event.activity,
+        command_data=dict(event.attributes),
+        # The log says only when a step ended. The manager sends a command when it has handled the reply before.
+        sent_at=case.events[max(position - 1, 0)].time,
+    )
+
+
+def _reply(process_id: "UUID", case: Case, position: int) -> ProcessAuditEntry:
+    event = case.events[position]
+    return _command(process_id, case, position).model_copy(
+        update={
+            "reply_outcome": outcome_of(event.transition),
+            "reply_data": {"lifecycle:transition": event.transition} if event.transition else None,
+            "received_at": event.time,
+        }
+    )
+
+
+async def import_in_bulk(
+    engine: AsyncEngine, domain: str, processes: Iterable[ProcessMetadata], cases: Iterable[Case]
+) -> tuple[int, int, float]:
+    """Import ended processes and all of their steps at once, in a transaction that is rolled back in the end.
+
+    Returns:
+        How many processes and steps were imported, and in how many seconds.
+    """
+    repository = PostgresProcessRepository(engine)
+    steps = (
+        (domain, process_id_of(domain, case.case_id), _reply(process_id_of(domain, case.case_id), case, position))
+        for case in cases
+        for position in range(len(case.events))
+    )
+    begin = perf_counter()
+    async with asyncio.timeout(_LONGEST_IMPORT), engine.connect() as conn, conn.begin() as transaction:
+        saved = await repository.save_many(processes, conn)
+        logged = await repository.log_steps_of_many(steps, conn)
+        seconds = perf_counter() - begin
+        await transaction.rollback()
+    return saved, logged, seconds

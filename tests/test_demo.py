@@ -16,7 +16,7 @@ from commandbus_process import PostgresProcessRepository, ProcessStatus, ReplyOu
 from examples.demo import most_telling
 from examples.event_log import Case, EventLogError, read_event_log
 from examples.order_log import write_order_log
-from examples.replay import TASKS, remove, replay
+from examples.replay import TASKS, import_in_bulk, remove, replay
 from examples.rules import final_status, outcome_of, process_id_of
 from examples.screen import human_duration, printable
 from examples.server import Server, ServerError, parse_url
@@ -218,6 +218,16 @@ async def demo_engine(database_url: str) -> AsyncIterator[AsyncEngine]:
 @pytest.fixture
 def cases(tmp_path: Path) -> list[Case]:
     return read_event_log(written(tmp_path, ORDERS))
+
+
+async def test_a_bulk_import_writes_all_and_leaves_nothing(demo_engine: AsyncEngine, cases: list[Case]) -> None:
+    await replay(demo_engine, DOMAIN, cases)
+    repository = PostgresProcessRepository(demo_engine)
+    found = await repository.find_by_status(DOMAIN, list(ProcessStatus))
+    ids = {process_id_of(DOMAIN, case.case_id): process_id_of("copy", case.case_id) for case in cases}
+    copies = [each.model_copy(update={"domain": "copy", "process_id": ids[each.process_id]}) for each in found]
+    assert (await import_in_bulk(demo_engine, "copy", copies, cases))[:2] == (2, 5)
+    assert await repository.find_by_status("copy", list(ProcessStatus)) == []
 
 
 async def test_a_replay_leaves_what_the_manager_did(demo_engine: AsyncEngine, cases: list[Case]) -> None:

@@ -13,6 +13,7 @@ from commandbus_process import (
     NothingWrittenError,
     ProcessAlreadyExistsError,
     ProcessAuditEntry,
+    ProcessError,
     ProcessLockedError,
     ProcessNotFoundError,
     ProcessRepositoryError,
@@ -24,6 +25,7 @@ from commandbus_process import (
     StoredStateError,
     TransactionConflictError,
 )
+from commandbus_process._conflicts import raise_all
 
 KEY = "orders", UUID(int=1)
 RECORDED = ProcessAuditEntry(step_name="reserve", command_id=UUID(int=7), reply_outcome=ReplyOutcome.SUCCESS)
@@ -41,7 +43,9 @@ ERRORS = [
     (ProcessNotFoundError(*KEY), False, ["does not exist", "save()"]),
     (StepNotFoundError(*KEY, UUID(int=7)), False, [str(UUID(int=7)), "never logged"]),
     (StepAlreadyLoggedError(*KEY, RECORDED, GIVEN), False, ["differ in step_name, reply_outcome"]),
-    (ReplyConflictError(*KEY, RECORDED, GIVEN), False, ["SUCCESS", "outcome FAILED"]),
+    (StepAlreadyLoggedError(*KEY, RECORDED, RECORDED), False, ["is logged already", "look at the audit trail"]),
+    (ReplyConflictError(*KEY, RECORDED, GIVEN), False, ["SUCCESS", "outcome FAILED", "a person or a policy"]),
+    (ReplyConflictError(*KEY, RECORDED, RECORDED), False, ["has a reply already", "the same", "look at the process"]),
     (
         ReplyConflictError(*KEY, RECORDED, RECORDED.model_copy(update={"reply_data": {"a": 1}})),
         False,
@@ -78,3 +82,46 @@ def test_lookups_and_bad_values_are_the_built_in_errors_too() -> None:
     assert issubclass(ProcessNotFoundError, LookupError)
     assert issubclass(StepNotFoundError, LookupError)
     assert issubclass(InvalidInputError, ValueError)
+
+
+def test_where_nothing_differs_no_difference_is_told() -> None:
+    """`advance` of a step of which another part was in the way."""
+    logged = StepAlreadyLoggedError(*KEY, RECORDED, RECORDED)
+    replied = ReplyConflictError(*KEY, RECORDED, RECORDED.model_copy(update={"step_name": "does not count"}))
+    for error in (logged, replied):
+        for told in ("differ", "another entry", "other data", "second", "conflict for a person"):
+            assert told not in str(error)
+
+
+def test_the_reply_of_a_given_entry_that_has_none_is_not_compared() -> None:
+    given = RECORDED.model_copy(update={"reply_outcome": None, "command_type": "Other"})
+    assert "(they differ in command_type)" in str(StepAlreadyLoggedError(*KEY, RECORDED, given))
+
+
+def test_an_error_about_one_process_has_no_others() -> None:
+    for error, *_ in ERRORS:
+        if isinstance(error, ProcessError):
+            assert error.others == ()
+
+
+def test_an_error_of_many_items_keeps_the_others_on_its_way_to_another_process() -> None:
+    others = (ProcessNotFoundError("refunds", UUID(int=2)), StepAlreadyLoggedError(*KEY, RECORDED, GIVEN))
+    with pytest.raises(ProcessAlreadyExistsError) as caught:
+        raise_all([ProcessAlreadyExistsError(*KEY), *others])
+    error = caught.value
+    assert error.others == others
+    assert str(error) == f"{ProcessAlreadyExistsError(*KEY)} (and 2 more, in .others)"
+    for copied in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):  # noqa: S301 - our own
+        assert type(copied) is ProcessAlreadyExistsError
+        assert str(copied) == str(error)
+        assert [type(other) for other in copied.others] == [ProcessNotFoundError, StepAlreadyLoggedError]
+        assert [str(other) for other in copied.others] == [str(other) for other in others]
+        assert [vars(other) for other in copied.others] == [vars(other) for other in others]
+    assert ProcessAlreadyExistsError(*KEY).others == ()
+
+
+def test_a_single_error_of_many_items_is_told_as_it_is() -> None:
+    raise_all([])
+    with pytest.raises(ProcessNotFoundError) as caught:
+        raise_all([ProcessNotFoundError(*KEY)])
+    assert (str(caught.value), caught.value.others) == (str(ProcessNotFoundError(*KEY)), ())

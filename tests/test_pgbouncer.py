@@ -22,7 +22,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from commandbus_process import PostgresProcessRepository
 from commandbus_process.migrations import alembic_config
 from tests.conftest import DOMAIN, new_process
-from tests.contract import test_contention, test_locks, test_races, test_repository, test_transactions
+from tests.contract import (
+    conftest,
+    test_advance,
+    test_bulk,
+    test_contention,
+    test_locks,
+    test_races,
+    test_repository,
+    test_transactions,
+)
+from tests.contract.test_advance import *  # noqa: F403
+from tests.contract.test_bulk import *  # noqa: F403
 from tests.contract.test_contention import *  # noqa: F403
 from tests.contract.test_locks import *  # noqa: F403
 from tests.contract.test_races import *  # noqa: F403
@@ -32,7 +43,7 @@ from tests.databases import Server, as_role, async_url, execute
 from tests.pgbouncer import BACKEND, MISSING, PROGRAM, PgBouncer, login_role, running_pgbouncer, version
 
 ROOT = Path(__file__).parent.parent
-CONTRACT = (test_contention, test_locks, test_races, test_repository, test_transactions)
+CONTRACT = (test_advance, test_bulk, test_contention, test_locks, test_races, test_repository, test_transactions)
 
 # What the README tells: psycopg prepares no statements of its own accord, which another connection would not know.
 UNPREPARED: dict[str, Any] = {"prepare_threshold": None}
@@ -44,6 +55,11 @@ PREPARING = ["max_prepared_statements = 100"]
 WORKING = [pytest.param(NOT_PREPARING, UNPREPARED, id="nobody prepares")]
 if version() >= (1, 22):
     WORKING.append(pytest.param(PREPARING, {}, id="PgBouncer prepares"))
+
+
+# One database for most of the tests, as for the contract itself.
+shared_databases = conftest.shared_databases
+database_url = conftest.database_url
 
 
 @pytest.fixture(scope="module")

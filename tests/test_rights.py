@@ -22,8 +22,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from commandbus_process import (
     JsonObject,
     PostgresProcessRepository,
+    ProcessAlreadyExistsError,
     ProcessAuditEntry,
     ProcessMetadata,
+    ProcessNotFoundError,
     ProcessStatus,
     ReplyConflictError,
     ReplyOutcome,
@@ -203,6 +205,44 @@ def test_the_rights_are_these_and_no_others(shared_url: str, newest_server: Serv
         assert for_everybody.fetchall() == []
 
 
+def new_command() -> ProcessAuditEntry:
+    return ProcessAuditEntry(step_name="pack", command_id=uuid4(), command_type="Pack", command_data={"boxes": 1})
+
+
+async def advance_in_every_way(
+    repository: PostgresProcessRepository[JsonObject], domain: str, process_id: UUID
+) -> None:
+    """With and without a reply and commands; each time twice, as a redelivery would."""
+    for commands in (0, 1, 2):
+        for is_replied in (False, True):
+            process = await repository.get_by_id(domain, process_id)
+            assert process is not None
+            first = new_command()
+            await repository.log_step(domain, process_id, first)
+            reply = first.model_copy(update={"reply_outcome": ReplyOutcome.SUCCESS}) if is_replied else None
+            sent = [new_command() for _ in range(commands)]
+            for delivered in (process.model_copy(deep=True), process):
+                await repository.advance(delivered, reply=reply, sent=sent)
+
+
+async def do_everything_in_bulk(
+    repository: PostgresProcessRepository[JsonObject], domain: str, process_id: UUID
+) -> None:
+    """What is new, what is delivered again, and what is in the way."""
+    processes = [new_process(), new_process()]
+    assert await repository.save_many(processes) == 2
+    with pytest.raises(ProcessAlreadyExistsError):
+        await repository.save_many([new_process(), *processes])
+    entries = [new_command(), new_command()]
+    for new_ones in (2, 0):
+        assert await repository.log_steps(domain, process_id, entries) == new_ones
+        steps = [(DOMAIN, process.process_id, entries[0]) for process in processes]
+        assert await repository.log_steps_of_many(steps) == new_ones
+    assert await repository.log_steps(domain, process_id, [*entries, new_command()]) == 1
+    with pytest.raises(ProcessNotFoundError):
+        await repository.log_steps(domain, uuid4(), entries)
+
+
 async def do_everything(engine: AsyncEngine) -> None:
     """Call every method on every path that has a statement of its own, and read the revision."""
     repository: PostgresProcessRepository[JsonObject] = PostgresProcessRepository(engine)
@@ -221,6 +261,8 @@ async def do_everything(engine: AsyncEngine) -> None:
     await repository.find_by_status(DOMAIN, list(ProcessStatus))
     await repository.get_audit_trail(*key)
     assert await repository.get_completed_steps(*key) == ["reserve"]
+    await advance_in_every_way(repository, *key)
+    await do_everything_in_bulk(repository, *key)
     async with engine.connect() as conn:
         for lock in (True, "nowait", "skip_locked"):
             await repository.get_by_id(*key, conn, for_update=lock)

@@ -1,6 +1,6 @@
 """How the public API types out; checked by mypy and basedpyright, and never run."""
 
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection, Iterator
 from datetime import timedelta
 from typing import assert_type
 from uuid import UUID
@@ -75,5 +75,73 @@ async def locked(engine: AsyncEngine, conn: AsyncConnection, key: UUID) -> None:
     await repository.get_by_id("orders", key, conn, for_update="wait")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
+async def advanced(engine: AsyncEngine, conn: AsyncConnection, key: UUID, entry: ProcessAuditEntry) -> None:
+    repository = PostgresProcessRepository(engine, state_type=Order)
+    process = ProcessMetadata[Order](domain="orders", process_id=key, process_type="order", state=Order(total=1))
+    await repository.advance(process)
+    await repository.advance(process, conn, reply=entry, sent=entry)
+    await repository.advance(process, sent=[entry, entry], reply=None)
+    await repository.advance(process, conn=conn, sent=(each for each in (entry,)))
+    refund = ProcessMetadata[Refund](domain="orders", process_id=key, process_type="refund", state=Refund(amount=1))
+    await repository.advance(refund)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await repository.advance(process, conn, entry)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await repository.advance(process, sent=[key])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+
+
+async def one_after_another(process: ProcessMetadata[Order]) -> AsyncIterator[ProcessMetadata[Order]]:
+    yield process
+
+
+async def steps_one_after_another(
+    key: UUID, entry: ProcessAuditEntry
+) -> AsyncIterator[tuple[str, UUID, ProcessAuditEntry]]:
+    yield "orders", key, entry
+
+
+async def in_bulk(engine: AsyncEngine, conn: AsyncConnection, key: UUID, entry: ProcessAuditEntry) -> None:
+    untyped = PostgresProcessRepository(engine)
+    plain: ProcessMetadata = ProcessMetadata(domain="orders", process_id=key, process_type="order", state={"a": [1]})
+    assert_type(await untyped.save_many([plain]), int)
+    assert_type(await untyped.save_many((plain for _ in range(2)), conn), int)
+    typed = PostgresProcessRepository(engine, state_type=Order)
+    order = ProcessMetadata[Order](domain="orders", process_id=key, process_type="order", state=Order(total=1))
+    refund = ProcessMetadata[Refund](domain="orders", process_id=key, process_type="refund", state=Refund(amount=1))
+    assert_type(await typed.save_many((order,)), int)
+    assert_type(await typed.save_many(one_after_another(order), conn=conn), int)
+    await typed.save_many([refund])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    await typed.save_many([order, refund])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    await untyped.save_many(one_after_another(order))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await typed.save_many(order)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+    def entries() -> Iterator[ProcessAuditEntry]:
+        yield entry
+
+    async def received() -> AsyncIterator[ProcessAuditEntry]:
+        yield entry
+
+    assert_type(await typed.log_steps("orders", key, [entry]), int)
+    assert_type(await typed.log_steps("orders", key, entries(), conn), int)
+    assert_type(await typed.log_steps("orders", key, received(), conn=conn), int)
+    await typed.log_steps("orders", key, [order])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    await typed.log_steps("orders", key, entry)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert_type(await untyped.log_steps_of_many([("orders", key, entry)]), int)
+    assert_type(await untyped.log_steps_of_many((("orders", key, each) for each in entries()), conn), int)
+    assert_type(await untyped.log_steps_of_many(steps_one_after_another(key, entry)), int)
+    await untyped.log_steps_of_many([(key, entry)])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+
+
 def as_protocol(engine: AsyncEngine) -> ProcessRepository[Order]:
     return PostgresProcessRepository(engine, state_type=Order)
+
+
+def as_untyped_protocol(engine: AsyncEngine) -> ProcessRepository:
+    return PostgresProcessRepository(engine)
+
+
+async def through_the_protocol(repository: ProcessRepository[Order], key: UUID, entry: ProcessAuditEntry) -> None:
+    found = await repository.get_by_id("orders", key)
+    assert found is not None
+    await repository.advance(found, reply=entry, sent=[entry])
+    assert_type(await repository.save_many(one_after_another(found)), int)
+    assert_type(await repository.log_steps("orders", key, [entry]), int)
+    assert_type(await repository.log_steps_of_many(steps_one_after_another(key, entry)), int)

@@ -1,0 +1,149 @@
+"""Arguments, checked and turned into the parameters of statements."""
+
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar, get_type_hints
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from commandbus_process._json import json_array, json_object_text, json_row, reason
+from commandbus_process._statements import JSON_COLUMNS
+from commandbus_process.errors import InvalidInputError
+from commandbus_process.models import (
+    EntryFields,
+    JsonObject,
+    Name,
+    ProcessAuditEntry,
+    ProcessFields,
+    ProcessStatus,
+    UtcDatetime,
+)
+
+NAME: TypeAdapter[str] = TypeAdapter(Name)
+TIME: TypeAdapter[datetime] = TypeAdapter(UtcDatetime)
+LIMIT: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=1, le=2**31 - 1)])
+
+CheckedT = TypeVar("CheckedT")
+
+
+def _fields_of(model: type[BaseModel]) -> TypeAdapter[dict[str, Any]]:
+    """Return what checks the fields of a model and gives them as a dictionary, quicker than another model would."""
+    hints = get_type_hints(model, include_extras=True)
+    make: Any = TypedDict  # type checkers want one that is written down
+    typed_dict: Any = make(model.__name__, {name: hints[name] for name in model.model_fields})
+    typed_dict.__pydantic_config__ = ConfigDict(hide_input_in_errors=True)
+    return TypeAdapter(typed_dict)
+
+
+_PROCESS_FIELDS = _fields_of(ProcessFields)
+_ENTRY_FIELDS = _fields_of(EntryFields)
+
+
+def checked(adapter: TypeAdapter[CheckedT], field: str, value: CheckedT) -> CheckedT:
+    """Return an argument as its type has it, a time in UTC for example.
+
+    Raises:
+        InvalidInputError: It is not of its type, or cannot be stored.
+    """
+    try:
+        return adapter.validate_python(value, strict=True)
+    except ValidationError as error:
+        raise InvalidInputError(field, reason(error)) from error
+
+
+def checked_uuid(field: str, value: UUID) -> UUID:
+    """Return an argument that is a UUID, and not the text of one."""
+    if not isinstance(value, UUID):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise InvalidInputError(field, f"must be a UUID, not {type(value).__name__}")
+    return value
+
+
+def found_by(domain: str, process_id: UUID) -> dict[str, Any]:
+    """Return the parameters that find a process."""
+    return {
+        "key_domain": checked(NAME, "domain", domain),
+        "key_process_id": checked_uuid("process_id", process_id),
+    }
+
+
+def status_values(statuses: Collection[ProcessStatus]) -> tuple[str, ...]:
+    """Return the stored values, each once and always in one order: the fewer statements, the more are prepared."""
+    if isinstance(statuses, str):
+        raise InvalidInputError("statuses", f"must be a collection of statuses, such as [{statuses!r}]")
+    try:
+        return tuple(sorted({ProcessStatus(status).value for status in statuses}))
+    except ValueError as error:
+        raise InvalidInputError("statuses", str(error)) from error
+
+
+def checked_fields(model: ProcessFields | EntryFields, names: Collection[str]) -> dict[str, Any]:
+    """Return the named fields, checked once more: `model_copy` and `model_construct` do not check them."""
+    is_process = isinstance(model, ProcessFields)
+    try:
+        fields = (_PROCESS_FIELDS if is_process else _ENTRY_FIELDS).validate_python(vars(model))
+    except ValidationError as error:
+        raise InvalidInputError("process" if is_process else "entry", reason(error)) from error
+    return {name: fields[name] for name in names if name in fields}
+
+
+def check_loggable(entry: ProcessAuditEntry) -> None:
+    """Refuse an entry that names no command, or has half a reply."""
+    if not entry.command_type:
+        raise InvalidInputError("entry.command_type", "must not be empty in an entry that is logged")
+    if entry.reply_outcome is None and (entry.reply_data is not None or entry.received_at is not None):
+        raise InvalidInputError("entry.reply_outcome", "must be given with reply_data or received_at")
+
+
+def check_reply(entry: ProcessAuditEntry) -> None:
+    """Refuse an entry that has no reply."""
+    if entry.reply_outcome is None:
+        raise InvalidInputError("entry.reply_outcome", "must be given in a reply")
+
+
+def entry_values(entry: ProcessAuditEntry, names: Collection[str]) -> dict[str, Any]:
+    """Return the named columns of an entry, data as JSON text; a reply without a time was received now."""
+    values = checked_fields(entry, names)
+    for name in names:
+        if name in JSON_COLUMNS:
+            values[name] = _optional_json(getattr(entry, name), f"entry.{name}")
+    if entry.reply_outcome is not None and values["received_at"] is None:
+        values["received_at"] = datetime.now(UTC)
+    return values
+
+
+def _optional_json(value: JsonObject | None, field: str) -> str | None:
+    return None if value is None else json_object_text(value, field)
+
+
+def reply_values(reply: ProcessAuditEntry, names: Collection[str]) -> dict[str, Any]:
+    """Return the parameters that record a reply, to the step that its command id names."""
+    try:
+        check_reply(reply)
+        return {**entry_values(reply, names), "key_command_id": checked_uuid("command_id", reply.command_id)}
+    except InvalidInputError as error:
+        raise within("reply", error) from error
+
+
+def sent_values(entries: Sequence[ProcessAuditEntry], names: Collection[str]) -> dict[str, Any]:
+    """Return the parameters that log entries together with something else."""
+    rows: list[str] = []
+    seen: set[UUID] = set()
+    for position, entry in enumerate(entries):
+        try:
+            check_loggable(entry)
+            rows.append(json_row({"position": position, **entry_values(entry, names)}, JSON_COLUMNS))
+        except InvalidInputError as error:
+            raise within(f"sent[{position}]", error) from error
+        if entry.command_id in seen:
+            raise InvalidInputError(f"sent[{position}].command_id", "is that of another entry in sent")
+        seen.add(entry.command_id)
+    return {"sent": json_array(rows), "sent_count": len(rows)}
+
+
+def within(path: str, error: InvalidInputError) -> InvalidInputError:
+    """Return the error with where the argument stands: `sent[1].command_data` for `entry.command_data`."""
+    argument, _, field = error.field.partition(".")
+    field = field if argument in {"entry", "process"} else error.field
+    return InvalidInputError(f"{path}.{field}" if field else path, error.reason)
