@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+BENCH_INSTALLED := $(VENV)/.bench-installed
 
-.PHONY: demo test lint typecheck check chaos format clean
+.PHONY: demo test lint typecheck check bench bench-check chaos format clean
 
 demo: $(INSTALLED)  ## replay an event log through the repository; LOG=path.csv names one, DATABASE_URL a server
 	$(BIN)/python -m examples.demo $(if $(LOG),--log '$(LOG)')
@@ -16,11 +17,17 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-typecheck: $(INSTALLED)
-	$(BIN)/mypy commandbus_process examples tests alembic/env.py alembic/versions/*.py
+typecheck: $(BENCH_INSTALLED)
+	$(BIN)/mypy commandbus_process examples tests benchmarks alembic/env.py alembic/versions/*.py
 	$(BIN)/basedpyright
 
-check: lint typecheck test
+check: lint typecheck test bench-check
+
+bench: $(BENCH_INSTALLED)  ## measure against hand-written SQL, into benchmarks/results; ARGS="--help" tells the options
+	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-check: $(BENCH_INSTALLED)  ## prove that all sides of the benchmark do the same work; no time is looked at
+	$(BIN)/python -m benchmarks --check
 
 SECONDS ?= 120
 chaos: $(INSTALLED)  ## kill the server under load for SECONDS, at least 20 times and 10,000 operations; SEED repeats a run
@@ -40,4 +47,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable .
+	touch $@
+
+$(BENCH_INSTALLED): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group bench
 	touch $@
