@@ -212,6 +212,7 @@ async def test_the_text_of_a_statement_is_bounded(
     statements = Statements(engine)
     assert await repository.log_steps(DOMAIN, process.process_id, entries) == len(entries) - 1
     sent = [max(len(value) for value in parameters.values()) for parameters in statements.writing]
+    assert min(sent) > len("[]")
     [alone] = [length for length in sent if length > LONGEST_TEXT + 10_000]
     assert 3 * LONGEST_TEXT < alone < 3 * LONGEST_TEXT + 1_000
     assert len(sent) < len(entries) / 2

@@ -864,6 +864,61 @@ async def test_cancelled_while_it_waits_for_a_lock(
     assert complaints == []
 
 
+async def sent_into_a_lock(
+    taken: ProcessMetadata, administrator: AsyncEngine, then: Callable[[], AsyncIterator[ProcessMetadata]]
+) -> AsyncGenerator[ProcessMetadata]:
+    """A batch that has to wait for the lock, and what comes while it does."""
+    yield new_process(taken.process_id)
+    for process in new_processes(BATCH):
+        yield process
+    await is_waiting_for_a_lock(administrator)
+    async for process in then():
+        yield process
+
+
+async def forever() -> AsyncIterator[ProcessMetadata]:
+    await asyncio.Event().wait()
+    yield new_process()
+
+
+async def refused() -> AsyncIterator[ProcessMetadata]:
+    yield bad_process(state=NOT_A_NUMBER)
+
+
+async def test_cancelled_while_it_prepares_a_batch_and_the_last_waits_for_a_lock(
+    repository: Repository, engine: AsyncEngine, administrator: AsyncEngine, process: ProcessMetadata
+) -> None:
+    async with engine.connect() as holder:
+        await repository.save(process, holder)
+        async with aclosing(sent_into_a_lock(process, administrator, forever)) as items, no_task_is_left():
+            task = asyncio.create_task(repository.save_many(items))
+            await is_waiting_for_a_lock(administrator)
+            task.cancel()
+            async with asyncio.timeout(30):
+                await asyncio.wait([task])
+        assert task.cancelled()
+        assert await waiting_sessions(administrator) == 0
+        await holder.rollback()
+    assert await numbers(engine) == (0, 0)
+
+
+async def test_a_process_is_refused_while_the_last_batch_waits_for_a_lock(
+    repository: Repository, engine: AsyncEngine, administrator: AsyncEngine, process: ProcessMetadata
+) -> None:
+    async with engine.connect() as holder:
+        await repository.save(process, holder)
+        async with aclosing(sent_into_a_lock(process, administrator, refused)) as items, no_task_is_left():
+            async with asyncio.timeout(30):
+                with pytest.raises(InvalidInputError) as caught:
+                    await repository.save_many(items)
+        assert caught.value.field == f"processes[{BATCH + 1}].state"
+        assert await waiting_sessions(administrator) == 0
+        await holder.rollback()
+    assert await numbers(engine) == (0, 0)
+    assert isinstance(engine.pool, QueuePool)
+    assert engine.pool.checkedout() == 0
+
+
 async def test_a_callers_connection_that_is_cancelled_in_a_batch_has_to_be_rolled_back(
     repository: Repository, engine: AsyncEngine, administrator: AsyncEngine, complaints: list[object]
 ) -> None:
