@@ -331,7 +331,7 @@ def refused_for_the_reply(waiting: Waiting) -> list[Refused]:
 
 
 def refused_for_a_command(waiting: Waiting) -> list[Refused]:
-    there = waiting.asked
+    there, done = waiting.asked, waiting.done
     refused: list[Refused] = []
     for given in (
         there.model_copy(),
@@ -340,14 +340,18 @@ def refused_for_a_command(waiting: Waiting) -> list[Refused]:
         there.model_copy(update={"reply_outcome": ReplyOutcome.SUCCESS}),
     ):
         facts: Mapping[str, object] = {"command_id": there.command_id, "recorded": there, "given": given}
-        for sent in ([given], [given, new_command()], [new_command(), given], [new_command(), given, new_command()]):
-            refused.append(Refused(StepAlreadyLoggedError, facts, waiting.next(), None, sent))
-            if given.reply_outcome is None:  # else it is the reply too that is there twice
-                done = {"command_id": waiting.done.command_id, "recorded": waiting.done}
-                with_done = [waiting.done if each is given else each for each in sent]
-                reply = reply_to(there)
-                refused.append(Refused(StepAlreadyLoggedError, done, waiting.next(), reply, with_done))
+        refused += [
+            Refused(StepAlreadyLoggedError, facts, waiting.next(), None, sent) for sent in at_every_place(given)
+        ]
+    facts = {"command_id": done.command_id, "recorded": done, "given": done}
+    refused += [
+        Refused(StepAlreadyLoggedError, facts, waiting.next(), reply_to(there), sent) for sent in at_every_place(done)
+    ]
     return refused
+
+
+def at_every_place(entry: ProcessAuditEntry) -> list[list[ProcessAuditEntry]]:
+    return [[entry], [entry, new_command()], [new_command(), entry], [new_command(), entry, new_command()]]
 
 
 @pytest.mark.parametrize(
