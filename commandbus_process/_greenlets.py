@@ -25,9 +25,11 @@ _MOST_IDLE = 100
 class _Ended:
     """What a greenlet hands over when it has done its work, instead of something to be awaited."""
 
-    def __init__(self, result: object = None, error: BaseException | None = None) -> None:
-        self.result = result
-        self.error = error
+    __slots__ = ("error", "result")
+
+    def __init__(self) -> None:
+        self.result: object = None
+        self.error: BaseException | None = None
 
 
 class _Idle(threading.local):
@@ -40,16 +42,17 @@ class _Idle(threading.local):
 _IDLE = _Idle()
 
 
-def _work(job: Callable[[], object] | None) -> None:
+def _work(function: Callable[..., object], arguments: tuple[object, ...]) -> None:
     """Do one job after the other: what a greenlet runs."""
     this: Any = greenlets.getcurrent()
-    while job is not None:
+    ended = _Ended()
+    while True:
         try:
-            ended = _Ended(result=job())
+            ended.result = function(*arguments)
         except BaseException as error:  # noqa: BLE001 - it is raised where the job came from
-            ended = _Ended(error=error)
-        job = None  # nothing of it lives on while the greenlet waits for the next
-        job = this.parent.switch(ended)
+            ended.error = error
+        del function, arguments  # nothing of the job lives on while the greenlet waits for the next
+        function, arguments = this.parent.switch(ended)
 
 
 async def run_in_greenlet(function: Callable[..., ResultT], *arguments: object) -> ResultT:
@@ -66,8 +69,8 @@ async def run_in_greenlet(function: Callable[..., ResultT], *arguments: object) 
     driver: Any = greenlets.getcurrent()
     worker.parent = driver
     worker.gr_context = driver.gr_context
-    handed: Any = worker.switch(lambda: function(*arguments))
-    while not isinstance(handed, _Ended):
+    handed: Any = worker.switch(function, arguments)
+    while type(handed) is not _Ended:
         try:
             value: object = await handed
         except BaseException:  # noqa: BLE001 - the function is to see it, and to raise it or another

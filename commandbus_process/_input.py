@@ -127,19 +127,22 @@ def reply_values(reply: ProcessAuditEntry, names: Collection[str]) -> dict[str, 
 
 
 def sent_values(entries: Sequence[ProcessAuditEntry], names: Collection[str]) -> dict[str, Any]:
-    """Return the parameters that log entries together with something else."""
-    rows: list[str] = []
+    """Return the parameters that log entries together with something else: one as columns, several as rows of JSON."""
+    rows: list[dict[str, Any]] = []
     seen: set[UUID] = set()
     for position, entry in enumerate(entries):
         try:
             check_loggable(entry)
-            rows.append(json_row({"position": position, **entry_values(entry, names)}, JSON_COLUMNS))
+            rows.append(entry_values(entry, names))
         except InvalidInputError as error:
             raise within(f"sent[{position}]", error) from error
         if entry.command_id in seen:
             raise InvalidInputError(f"sent[{position}].command_id", "is that of another entry in sent")
         seen.add(entry.command_id)
-    return {"sent": json_array(rows), "sent_count": len(rows)}
+    if len(rows) == 1:
+        return {f"sent_{name}": value for name, value in rows[0].items()}
+    texts = (json_row({"position": position, **row}, JSON_COLUMNS) for position, row in enumerate(rows))
+    return {"sent": json_array(texts), "sent_count": len(rows)}
 
 
 def within(path: str, error: InvalidInputError) -> InvalidInputError:

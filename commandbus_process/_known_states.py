@@ -3,6 +3,8 @@
 It is kept in a slot of the process, which copies, comparisons, dumps and pickles do not see. It counts only for the
 very row and version that the object had then, and only where it is sure to hold: what was committed, for all
 transactions of that database; what was seen inside a transaction, in that one only, as it may be rolled back.
+
+Nothing is kept of short states: to send one costs less than to find out that it is the same.
 """
 
 from collections.abc import Iterable
@@ -13,6 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from commandbus_process._rows import Rows
 from commandbus_process.models import KNOWN_STATE, ProcessMetadata
+
+SHORTEST = 2000
+"""Characters. Up to about as many bytes PostgreSQL keeps in the row itself, and so writes them again in any case."""
 
 
 class Place(NamedTuple):
@@ -31,18 +36,21 @@ def place_of(engine: AsyncEngine, conn: AsyncConnection | None) -> Place:
 
 
 def remember(processes: Iterable[ProcessMetadata[Any]], rows: Rows, place: Place) -> None:
-    """Note the JSON text of the state that each process was read from."""
+    """Note the JSON text of the state that each process was just read from."""
     columns = rows.columns
     known = zip(
         repeat(place), columns["domain"], columns["process_id"], columns["version"], columns["state"], strict=False
     )
     for process, each in zip(processes, known, strict=True):
-        object.__setattr__(process, KNOWN_STATE, each)
+        if len(each[-1]) >= SHORTEST:
+            object.__setattr__(process, KNOWN_STATE, each)
 
 
 def remember_written(process: ProcessMetadata[Any], text: str, place: Place) -> None:
-    """Note the JSON text of the state that was written."""
-    known = place, process.domain, process.process_id, process.version, text
+    """Note the JSON text of the state that was written, or that the process alone was read from."""
+    known = None
+    if len(text) >= SHORTEST:
+        known = place, process.domain, process.process_id, process.version, text
     object.__setattr__(process, KNOWN_STATE, known)
 
 

@@ -7,13 +7,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import lru_cache, partial
 from typing import Any, Generic, Union, cast, get_args, get_origin
+from uuid import UUID
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 from typing_extensions import override
 
 from commandbus_process._json import JSON_OBJECT, json_object_text, json_text, may_have_nul, reason
-from commandbus_process._rows import DOES_NOT_FIT, Row, Rows, check_numbers, json_object, objects_of
+from commandbus_process._rows import (
+    DOES_NOT_FIT,
+    Row,
+    Rows,
+    check_numbers,
+    fields_of,
+    json_object,
+    object_of,
+    objects_of,
+    unchecked_fields_of,
+)
 from commandbus_process.errors import InvalidInputError, StoredDataError, StoredStateError
 from commandbus_process.models import JsonObject, ProcessMetadata, StateT
 
@@ -241,6 +252,21 @@ class StateCodec(Generic[StateT]):
             return objects_of(rows, classes, {"state": states})
         except DOES_NOT_FIT:
             return [self._read_checked(row) for row in rows.one_by_one()]
+
+    def read_one(self, process_id: UUID, fields: str, state: str) -> ProcessMetadata[StateT]:
+        """Turn what `GET_BY_ID` gives of a process into the process.
+
+        Raises:
+            StoredStateError, StoredDataError: As `read`.
+        """
+        try:
+            row: Row = {"process_id": process_id, **fields_of(fields)}
+            state_type = self._types[row["process_type"]]
+            check_numbers((state,))
+            row["state"] = state_type.reader()(state)
+            return object_of(row, state_type.metadata_type)
+        except DOES_NOT_FIT:
+            return self._read_checked({"process_id": process_id, **unchecked_fields_of(fields), "state": state})
 
     def _read_checked(self, row: Row) -> ProcessMetadata[StateT]:
         domain, process_id, process_type = row["domain"], row["process_id"], row["process_type"]

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from typing_extensions import override
 
 from commandbus_process import _statements
-from commandbus_process._advance import Step
+from commandbus_process._advance import Step, Written
 from commandbus_process._bulk import log_many, save_many
 from commandbus_process._conflicts import ROUNDS, check_as_expected
 from commandbus_process._input import (
@@ -30,7 +30,7 @@ from commandbus_process._input import (
 )
 from commandbus_process._json import is_same_json
 from commandbus_process._known_states import known_state, place_of, remember, remember_written
-from commandbus_process._rows import Row, Rows, entries_of, entry_of, row_of
+from commandbus_process._rows import Rows, entries_of, entry_of, row_of
 from commandbus_process._state import StateCodec
 from commandbus_process._transaction import run
 from commandbus_process.errors import (
@@ -48,7 +48,7 @@ from commandbus_process.repository import ProcessRepository
 from commandbus_process.tables import FIRST_VERSION
 
 # How get_by_id reads, by what `for_update` says.
-_BY_LOCK: Mapping[bool | str, Select[Any]] = {
+_BY_LOCK: Mapping[bool | str, Select[str, Any]] = {
     False: _statements.GET_BY_ID,
     True: _statements.GET_BY_ID_LOCKING,
     "nowait": _statements.GET_BY_ID_UNLESS_LOCKED,
@@ -101,17 +101,17 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         state = self._states.write(process)
         values = self._changes(process, state, conn)
 
-        def work(connection: Connection) -> Row:
-            row = row_of(connection.execute(_statements.UPDATE, values))
+        def work(connection: Connection) -> Written:
+            row = connection.execute(_statements.UPDATE, values).first()
             if row is not None:
-                return row
+                return Written(*row)
             actual = row_of(connection.execute(_statements.VERSION, values))
             check_as_expected(values, actual)
             raise NothingWrittenError(*key)
 
-        row = await run(self._engine, conn, work, key, expected)
+        written = await run(self._engine, conn, work, key, expected)
         # Only now: where the statement fails, the object still says what was read.
-        process.updated_at, process.version = row["updated_at"], row["version"]
+        process.updated_at, process.version = written
         remember_written(process, state, place_of(self._engine, conn))
 
     @override
@@ -130,17 +130,21 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         if for_update and conn is None:
             raise InvalidInputError("for_update", "needs conn: without one, the lock would be gone before it served")
 
-        def work(connection: Connection) -> Rows:
-            rows = Rows(connection.execute(statement, found))
+        def work(connection: Connection) -> tuple[str, str] | None:
+            row = connection.execute(statement, found).first()
+            if row is not None:
+                return row.fields, row.state
             # A statement with NOWAIT would fail, and abort the caller's transaction.
-            if not rows.count and for_update == "nowait":
-                there = connection.execute(_statements.VERSION, found).one_or_none()
-                if there is not None:
-                    raise ProcessLockedError(domain, process_id)
-            return rows
+            if for_update == "nowait" and connection.execute(_statements.VERSION, found).one_or_none() is not None:
+                raise ProcessLockedError(domain, process_id)
+            return None
 
-        processes = self._processes(await run(self._engine, conn, work, (domain, process_id)), conn)
-        return processes[0] if processes else None
+        row = await run(self._engine, conn, work, (domain, process_id))
+        if row is None:
+            return None
+        process = self._states.read_one(process_id, *row)
+        remember_written(process, row[1], place_of(self._engine, conn))
+        return process
 
     @override
     async def find_by_status(
@@ -255,7 +259,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         found = found_by(domain, process_id)
 
         def work(connection: Connection) -> list[str]:
-            return list(Rows(connection.execute(_statements.COMPLETED_STEPS, found)).columns["step_name"])
+            return [name for (name,) in connection.execute(_statements.COMPLETED_STEPS, found).all()]
 
         return await run(self._engine, conn, work, (domain, process_id))
 
@@ -277,10 +281,9 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         if reply is not None:
             values |= reply_values(reply, _statements.REPLY)
         if entries:
-            values |= sent_values(entries, (*_statements.COMMAND, *_statements.REPLY))
+            values |= sent_values(entries, _statements.ENTRY)
         step = Step(process, reply, entries, values, state)
-        row = await run(self._engine, conn, step.take, key, process.version)
-        process.updated_at, process.version = row["updated_at"], row["version"]
+        process.updated_at, process.version = await run(self._engine, conn, step.take, key, process.version)
         remember_written(process, state, place_of(self._engine, conn))
 
     @override

@@ -6,6 +6,7 @@ Each case has a process of its own, in one database with others that must stay a
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any, cast
 from uuid import UUID, uuid4
 
@@ -516,6 +517,39 @@ async def test_what_plain_sql_wrote_and_can_be_read_is_read_right(
     assert found.state == {"a": expected}
     [entry] = await repository.get_audit_trail(CASES, process_id)
     assert (entry.command_data, entry.reply_data) == ({"a": expected}, {"a": expected})
+
+
+@pytest.mark.parametrize("time", ["infinity", "-infinity", "0044-03-15 BC", "10000-01-01"])
+@pytest.mark.parametrize("column", ["created_at", "updated_at", "completed_at"])
+async def test_a_stored_time_that_python_does_not_have_is_an_error_of_its_row(
+    repository: PostgresProcessRepository[JsonObject],
+    watch: psycopg.Connection[Any],
+    process_id: UUID,
+    column: str,
+    time: str,
+) -> None:
+    written_by_plain_sql(watch, process_id)
+    watch.execute(f"UPDATE commandbus.process SET {column} = %s WHERE process_id = %s".encode(), (time, process_id))
+    with pytest.raises(StoredDataError) as caught:
+        await repository.get_by_id(CASES, process_id)
+    assert (caught.value.domain, caught.value.process_id) == (CASES, process_id)
+
+
+@pytest.mark.parametrize("year", ["0002", "1880", "2026"])
+async def test_a_time_is_read_right_whatever_the_zone_of_the_session_was_then(
+    owner: AsyncEngine, watch: psycopg.Connection[Any], process_id: UUID, year: str
+) -> None:
+    """In 1880 Amsterdam's clocks differed from UTC by minutes and seconds."""
+    written_by_plain_sql(watch, process_id)
+    time = datetime.fromisoformat(f"{year}-07-01T12:30:15.000120+00:00")
+    watch.execute(b"UPDATE commandbus.process SET created_at = %s WHERE process_id = %s", (time, process_id))
+    repository = PostgresProcessRepository(owner)
+    async with owner.begin() as conn:
+        await conn.exec_driver_sql("SET LOCAL TIME ZONE 'Europe/Amsterdam'")
+        found = await repository.get_by_id(CASES, process_id, conn)
+        assert found is not None
+        assert (found.created_at, found.created_at.tzinfo) == (time, UTC)
+        assert await repository.find_by_status(CASES, [found.status], conn) == [found]
 
 
 async def test_a_json_null_that_plain_sql_wrote_is_no_data(

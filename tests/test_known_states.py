@@ -21,6 +21,7 @@ from commandbus_process import (
     ProcessAuditEntry,
     ProcessMetadata,
     ProcessStatus,
+    _known_states,
 )
 from commandbus_process.models import KNOWN_STATE
 from tests.conftest import new_process
@@ -93,6 +94,12 @@ async def open_database(url: str, application: str) -> AsyncIterator[Database]:
     event.listen(engine.sync_engine, "before_cursor_execute", note)
     yield Database(url, engine, PostgresProcessRepository(engine), sent)
     await engine.dispose()
+
+
+@pytest.fixture(autouse=True)
+def states_of_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The states here are short, so that a reader sees them whole; how long they must be has a test of its own."""
+    monkeypatch.setattr(_known_states, "SHORTEST", 0)
 
 
 @pytest.fixture
@@ -197,6 +204,19 @@ async def test_an_unchanged_state_is_not_sent_and_stays(database: Database, know
     assert await database.state_sent_by(database.repository.advance(process, sent=new_command())) is None
     assert await database.stored(process) == before
     assert await database.repository.get_by_id(process.domain, process.process_id) == process
+
+
+@pytest.mark.parametrize("known", KNOWN, ids=name_of)
+async def test_a_short_state_is_sent_unchanged(
+    database: Database, known: Known, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which costs less than to find out that it is the same; a long one is left out."""
+    monkeypatch.undo()
+    for length, is_sent in ((1_900, True), (2_000, False)):
+        process = fresh_process()
+        process.state = {"text": "x" * length}
+        process = await known(database, process)
+        assert (await database.update(process) is not None) == is_sent
 
 
 @pytest.mark.parametrize("known", KNOWN, ids=name_of)

@@ -34,6 +34,10 @@ PROCESS = (
     "domain, process_id, process_type, status, current_step, CAST(state AS TEXT) AS state, error_code, error_message, "
     "created_at, updated_at, completed_at, version"
 )
+ONE_PROCESS = (
+    "CAST(json_build_array(domain, process_type, status, current_step, error_code, error_message, "
+    "created_at, updated_at, completed_at, version) AS TEXT) AS fields, CAST(state AS TEXT) AS state"
+)
 FOUND_PROCESS = listed(PROCESS, "found").replace("found.CAST(state", "CAST(found.state")
 OF_PROCESS = listed(PROCESS, "process").replace("process.CAST(state", "CAST(process.state")
 IS_PROCESS = "domain = :key_domain AND process_id = :key_process_id"
@@ -93,6 +97,10 @@ NONE_IS_LOGGED = (
     "WHERE process_audit.domain = :key_domain AND process_audit.process_id = :key_process_id "
     "AND process_audit.command_id = given_sent.command_id) IS NOT NULL))"
 )
+ONE_IS_NOT_LOGGED = (
+    "NOT (EXISTS (SELECT 1 FROM process_audit WHERE process_audit.domain = :key_domain "
+    "AND process_audit.process_id = :key_process_id AND process_audit.command_id = :sent_command_id))"
+)
 STEP_IS_OPEN = "step.command_id = :key_command_id AND step.reply_outcome IS NULL"
 WITH_STEP = "JOIN process_audit AS step ON step.domain = process.domain AND step.process_id = process.process_id"
 LOGGED = (
@@ -100,6 +108,14 @@ LOGGED = (
     f"{listed(NEW_STEP.removeprefix('domain, process_id, '), 'given_sent')} FROM held JOIN {SENT} ON true "
     "ORDER BY given_sent.position ON CONFLICT DO NOTHING RETURNING process_audit.id)"
 )
+ONE_LOGGED = (
+    f"logged AS (INSERT INTO process_audit ({NEW_STEP}) SELECT held.domain, held.process_id, "
+    ":sent_step_name, :sent_command_id, :sent_command_type, "
+    "CAST(:sent_command_data AS JSONB), :sent_sent_at, :sent_reply_outcome, "
+    "CAST(:sent_reply_data AS JSONB), :sent_received_at FROM held "
+    "ON CONFLICT DO NOTHING RETURNING process_audit.id)"
+)
+ONE_WAS_LOGGED = "(SELECT count(*) FROM logged) = 1"
 ALL_LOGGED = "(SELECT count(*) FROM logged) = :sent_count"
 REPLIED = (
     f"replied AS (UPDATE process_audit SET {REPLY} FROM held WHERE process_audit.domain = held.domain "
@@ -133,9 +149,9 @@ EXPECTED = {
     "AND current_step IS NOT DISTINCT FROM :current_step AND state IS NOT DISTINCT FROM CAST(:state AS JSONB) "
     "AND error_code IS NOT DISTINCT FROM :error_code AND error_message IS NOT DISTINCT FROM :error_message "
     f"AND completed_at IS NOT DISTINCT FROM :completed_at AS same FROM process WHERE {IS_PROCESS}",
-    "GET_BY_ID": f"SELECT {PROCESS} FROM process WHERE {IS_PROCESS}",
-    "GET_BY_ID_LOCKING": f"SELECT {PROCESS} FROM process WHERE {IS_PROCESS} FOR NO KEY UPDATE",
-    "GET_BY_ID_UNLESS_LOCKED": f"SELECT {PROCESS} FROM process WHERE {IS_PROCESS} FOR NO KEY UPDATE SKIP LOCKED",
+    "GET_BY_ID": f"SELECT {ONE_PROCESS} FROM process WHERE {IS_PROCESS}",
+    "GET_BY_ID_LOCKING": f"SELECT {ONE_PROCESS} FROM process WHERE {IS_PROCESS} FOR NO KEY UPDATE",
+    "GET_BY_ID_UNLESS_LOCKED": f"SELECT {ONE_PROCESS} FROM process WHERE {IS_PROCESS} FOR NO KEY UPDATE SKIP LOCKED",
     "LOG_STEP": f"INSERT INTO process_audit ({NEW_STEP}) SELECT domain, process_id, :step_name, :command_id, "
     ":command_type, CAST(:command_data AS JSONB), :sent_at, :reply_outcome, CAST(:reply_data AS JSONB), :received_at "
     f"FROM process WHERE {IS_PROCESS} FOR KEY SHARE ON CONFLICT DO NOTHING",
@@ -184,6 +200,20 @@ EXPECTED = {
         f"{REPLIED} RETURNING process_audit.id)",
         changed_if="(SELECT count(*) FROM replied) = 1",
         written="(SELECT count(*) FROM replied)",
+    ),
+    "ADVANCE_WITH_ONE_SENT": advance(
+        f"process WHERE {AS_EXPECTED} AND {ONE_IS_NOT_LOGGED} FOR NO KEY UPDATE OF process",
+        ONE_LOGGED,
+        changed_if=ONE_WAS_LOGGED,
+        written="(SELECT count(*) FROM logged)",
+    ),
+    "ADVANCE_ON_REPLY_WITH_ONE_SENT": advance(
+        f"process {WITH_STEP} WHERE {AS_EXPECTED} AND {STEP_IS_OPEN} AND {ONE_IS_NOT_LOGGED} "
+        "FOR NO KEY UPDATE OF step, process",
+        ONE_LOGGED,
+        f"{REPLIED} AND {ONE_WAS_LOGGED} RETURNING process_audit.id)",
+        changed_if="(SELECT count(*) FROM replied) = 1",
+        written="(SELECT count(*) FROM logged) + (SELECT count(*) FROM replied)",
     ),
     "ADVANCE_WITH_SENT": advance(
         f"process WHERE {AS_EXPECTED} AND {NONE_IS_LOGGED} FOR NO KEY UPDATE OF process",
