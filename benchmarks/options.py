@@ -47,9 +47,9 @@ def parsed(arguments: Sequence[str] | None) -> Options:
         description="Measure this library against hand-written SQL, on an embedded PostgreSQL of its own.",
     )
     add = parser.add_argument
-    add("--rounds", type=_number(int, 1), default=9, help="how often each row is measured on all sides (9)")
+    add("--rounds", type=_number(int, 1), default=15, help="how often each row is measured on all sides (15)")
     add("--bulk-rounds", type=_number(int, 1), default=3, help="the same for the row in bulk (3)")
-    add("--seconds", type=_number(float, 0.001), default=0.15, help="how long one measurement takes, about (0.15)")
+    add("--seconds", type=_number(float, 0.001), default=0.1, help="how long one measurement takes, about (0.1)")
     add("--latency", type=_list(float), default=[1, 5], help="milliseconds to add to a round trip; 0: none (1,5)")
     add("--list-sizes", type=_list(int), default=[100, 1000], help="of find_by_status, besides 1 (100,1000)")
     add("--bulk-processes", type=_number(int, 1), default=10_000, help="how many to insert in bulk (10000)")

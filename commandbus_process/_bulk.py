@@ -14,7 +14,7 @@ from commandbus_process._copy import copy_rows
 from commandbus_process._greenlets import run_in_greenlet
 from commandbus_process._input import check_loggable, checked_fields, entry_values, found_by
 from commandbus_process._known_states import forget
-from commandbus_process._rows import Row, Rows
+from commandbus_process._rows import Row, Rows, set_stored
 from commandbus_process._transaction import conflicts_told, unit
 from commandbus_process.errors import NothingWrittenError, ProcessAlreadyExistsError, ProcessError
 from commandbus_process.models import ProcessAuditEntry, ProcessMetadata, StateT
@@ -43,7 +43,7 @@ async def save_many(
             taken = [batch.items[position] for position in positions]
             raise_all([ProcessAlreadyExistsError(process.domain, process.process_id) for process in taken])
         for process in batch.items:
-            process.version = FIRST_VERSION
+            set_stored(process, FIRST_VERSION)
             forget(process)
         return len(batch.items)
 

@@ -22,7 +22,7 @@ from sqlalchemy import CursorResult
 from commandbus_process import _statements
 from commandbus_process._json import JSON_OBJECT, reason
 from commandbus_process.errors import StoredDataError
-from commandbus_process.models import JsonObject, ProcessAuditEntry, ProcessStatus, ReplyOutcome
+from commandbus_process.models import JsonObject, ProcessAuditEntry, ProcessFields, ProcessStatus, ReplyOutcome
 
 Row: TypeAlias = dict[str, Any]
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -179,6 +179,15 @@ def object_of(fields: Row, of_class: type[ModelT]) -> ModelT:
     for name, value in zip(_MODEL_ATTRIBUTES, (fields, set(fields), None, None), strict=True):
         object.__setattr__(made, name, value)
     return made
+
+
+def set_stored(process: ProcessFields, version: int, updated_at: datetime | None = None) -> None:
+    """Have a process say what the database has set; an assignment would check it once more."""
+    fields: Row = {"version": version}
+    if updated_at is not None:
+        fields["updated_at"] = updated_at.astimezone(UTC)
+    vars(process).update(fields)
+    process.model_fields_set.update(fields)
 
 
 def entries_of(domain: str, process_id: UUID, rows: Rows) -> list[ProcessAuditEntry]:

@@ -30,7 +30,7 @@ from commandbus_process._input import (
 )
 from commandbus_process._json import is_same_json
 from commandbus_process._known_states import known_state, place_of, remember, remember_written
-from commandbus_process._rows import Rows, entries_of, entry_of, row_of
+from commandbus_process._rows import Rows, entries_of, entry_of, row_of, set_stored
 from commandbus_process._state import StateCodec
 from commandbus_process._transaction import run
 from commandbus_process.errors import (
@@ -92,7 +92,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
                 raise ProcessAlreadyExistsError(*key)
 
         await run(self._engine, conn, work, key)
-        process.version = FIRST_VERSION
+        set_stored(process, FIRST_VERSION)
         remember_written(process, state, place_of(self._engine, conn))
 
     @override
@@ -111,7 +111,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
 
         written = await run(self._engine, conn, work, key, expected)
         # Only now: where the statement fails, the object still says what was read.
-        process.updated_at, process.version = written
+        set_stored(process, written.version, written.updated_at)
         remember_written(process, state, place_of(self._engine, conn))
 
     @override
@@ -283,7 +283,8 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         if entries:
             values |= sent_values(entries, _statements.ENTRY)
         step = Step(process, reply, entries, values, state)
-        process.updated_at, process.version = await run(self._engine, conn, step.take, key, process.version)
+        written = await run(self._engine, conn, step.take, key, process.version)
+        set_stored(process, written.version, written.updated_at)
         remember_written(process, state, place_of(self._engine, conn))
 
     @override
