@@ -400,8 +400,8 @@ def _advance(*, with_reply: bool, sent: Literal["none", "one", "many"]) -> Selec
     """One step of a process manager in one statement: the next commands, the reply, the process, or none of them.
 
     Everything that must hold is looked at and locked in `held`: the version, the step that has no reply yet, and that
-    no command to be sent is logged. All that is written is read from there. The step is locked before the process, in
-    the order in which the single methods would.
+    none of several commands is logged (a single one is, or it is not). All that is written is read from there. The step
+    is locked before the process, in the order in which the single methods would.
 
     One thing can still come in between, a command that another transaction is logging at this moment. So the commands
     are logged first, the reply is recorded only if all of them were, and the process is updated only then. Where a part
@@ -419,10 +419,7 @@ def _advance(*, with_reply: bool, sent: Literal["none", "one", "many"]) -> Selec
         held_from = process.join(step, and_(*(step.c[name] == process.c[name] for name in _PROCESS_KEY)))
         locked.insert(0, step)
         conditions += [step.c.command_id == _key(process_audit.c.command_id), step.c.reply_outcome.is_(None)]
-    if sent == "one":
-        is_command = and_(_OF_PROCESS, process_audit.c.command_id == _sent(process_audit.c.command_id))
-        conditions.append(~exists(select(_ONE).select_from(process_audit).where(is_command)))
-    elif sent == "many":
+    if sent == "many":
         # A scalar subquery is looked up by key for each command; an EXISTS would become a join with the whole trail.
         is_command = and_(_OF_PROCESS, process_audit.c.command_id == _SENT_ROWS.c.command_id)
         logged_before = select(process_audit.c.id).where(is_command).correlate(_SENT_ROWS).scalar_subquery()

@@ -97,10 +97,6 @@ NONE_IS_LOGGED = (
     "WHERE process_audit.domain = :key_domain AND process_audit.process_id = :key_process_id "
     "AND process_audit.command_id = given_sent.command_id) IS NOT NULL))"
 )
-ONE_IS_NOT_LOGGED = (
-    "NOT (EXISTS (SELECT 1 FROM process_audit WHERE process_audit.domain = :key_domain "
-    "AND process_audit.process_id = :key_process_id AND process_audit.command_id = :sent_command_id))"
-)
 STEP_IS_OPEN = "step.command_id = :key_command_id AND step.reply_outcome IS NULL"
 WITH_STEP = "JOIN process_audit AS step ON step.domain = process.domain AND step.process_id = process.process_id"
 LOGGED = (
@@ -202,14 +198,13 @@ EXPECTED = {
         written="(SELECT count(*) FROM replied)",
     ),
     "ADVANCE_WITH_ONE_SENT": advance(
-        f"process WHERE {AS_EXPECTED} AND {ONE_IS_NOT_LOGGED} FOR NO KEY UPDATE OF process",
+        f"process WHERE {AS_EXPECTED} FOR NO KEY UPDATE OF process",
         ONE_LOGGED,
         changed_if=ONE_WAS_LOGGED,
         written="(SELECT count(*) FROM logged)",
     ),
     "ADVANCE_ON_REPLY_WITH_ONE_SENT": advance(
-        f"process {WITH_STEP} WHERE {AS_EXPECTED} AND {STEP_IS_OPEN} AND {ONE_IS_NOT_LOGGED} "
-        "FOR NO KEY UPDATE OF step, process",
+        f"process {WITH_STEP} WHERE {AS_EXPECTED} AND {STEP_IS_OPEN} FOR NO KEY UPDATE OF step, process",
         ONE_LOGGED,
         f"{REPLIED} AND {ONE_WAS_LOGGED} RETURNING process_audit.id)",
         changed_if="(SELECT count(*) FROM replied) = 1",
