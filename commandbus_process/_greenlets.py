@@ -42,10 +42,12 @@ class _Idle(threading.local):
 _IDLE = _Idle()
 
 
-def _work(function: Callable[..., object], arguments: tuple[object, ...]) -> None:
+def _work() -> None:
     """Do one job after the other: what a greenlet runs."""
     this: Any = greenlets.getcurrent()
     ended = _Ended()
+    # Jobs come through a switch from the first on: what a greenlet is started with lives as long as it does.
+    function, arguments = this.parent.switch()
     while True:
         try:
             ended.result = function(*arguments)
@@ -66,6 +68,7 @@ async def run_in_greenlet(function: Callable[..., ResultT], *arguments: object) 
     else:
         worker = greenlets.greenlet(_work)
         worker.__sqlalchemy_greenlet_provider__ = True
+        worker.switch()
     driver: Any = greenlets.getcurrent()
     worker.parent = driver
     worker.gr_context = driver.gr_context

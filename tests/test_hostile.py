@@ -535,12 +535,13 @@ async def test_a_stored_time_that_python_does_not_have_is_an_error_of_its_row(
     assert (caught.value.domain, caught.value.process_id) == (CASES, process_id)
 
 
+@pytest.mark.parametrize("state", ["'{}'", in_an_object("'\"' || repeat('7', 400) || '\"'")], ids=["plain", "checked"])
 @pytest.mark.parametrize("year", ["0002", "1880", "2026"])
 async def test_a_time_is_read_right_whatever_the_zone_of_the_session_was_then(
-    owner: AsyncEngine, watch: psycopg.Connection[Any], process_id: UUID, year: str
+    owner: AsyncEngine, watch: psycopg.Connection[Any], process_id: UUID, year: str, state: str
 ) -> None:
     """In 1880 Amsterdam's clocks differed from UTC by minutes and seconds."""
-    written_by_plain_sql(watch, process_id)
+    written_by_plain_sql(watch, process_id, state=state)
     time = datetime.fromisoformat(f"{year}-07-01T12:30:15.000120+00:00")
     watch.execute(b"UPDATE commandbus.process SET created_at = %s WHERE process_id = %s", (time, process_id))
     repository = PostgresProcessRepository(owner)

@@ -415,9 +415,23 @@ async def test_times_come_back_in_utc_whatever_the_session_has(
     async with engine.begin() as connection:
         await connection.exec_driver_sql("SET LOCAL TIME ZONE 'Asia/Kathmandu'")
         found = await repository.get_by_id(DOMAIN, process.process_id, connection)
-    assert found is not None
-    assert found.created_at.tzinfo == UTC
-    assert found == process
+        assert found is not None
+        assert found.created_at.tzinfo == UTC
+        assert found == process
+        for write in (repository.update, repository.advance):
+            await write(found, connection)
+            assert found.updated_at.tzinfo == UTC
+            assert found == await repository.get_by_id(DOMAIN, process.process_id, connection)
+
+
+async def test_what_the_database_sets_counts_as_set(repository: Repository, process: ProcessMetadata) -> None:
+    """So that a dump without what was never set has it."""
+    given = process.model_fields_set - {"version", "updated_at"}
+    fresh = ProcessMetadata[JsonObject](**{name: getattr(process, name) for name in given})
+    await repository.save(fresh)
+    assert fresh.model_fields_set == given | {"version"}
+    await repository.update(fresh)
+    assert fresh.model_fields_set == given | {"version", "updated_at"}
 
 
 async def test_a_status_of_newer_software_is_an_error_that_names_the_row(
