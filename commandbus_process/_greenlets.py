@@ -80,6 +80,7 @@ async def run_in_greenlet(function: Callable[..., ResultT], *arguments: object) 
             handed = worker.throw(*sys.exc_info())
         else:
             handed = worker.switch(value)
+    worker.gr_context = None  # else it would keep what the task had in there
     if len(idle) < _MOST_IDLE:
         idle.append(worker)
     result, error = handed.result, handed.error

@@ -315,7 +315,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         return await log_many(self._engine, conn, "steps", steps, lambda step: step)
 
     def _changes(self, process: ProcessMetadata[StateT], state: str, conn: AsyncConnection | None) -> dict[str, Any]:
-        """Return the parameters of an update; a state that the row is known to have is left out."""
+        """Return the parameters of an update; a long state that the row is known to have is left out."""
         # Without a version it is not asked whether the row still is what it was.
         known = None if process.version is None else known_state(process, place_of(self._engine, conn))
         return {

@@ -41,8 +41,8 @@ class ProcessRepository(Protocol[StateT]):
         one; both are set on `process`. Where the caller rolls back afterwards, the object is ahead of the row: read the
         process again before the next update, which raises `ConcurrentUpdateError` otherwise.
 
-        A state that the row is known to have at this version, since this object was read or written last, is not sent
-        again.
+        A long state (2,000 characters of JSON or more) that the row is known to have at this version, since this object
+        was read or written last, is not sent again.
 
         Locks the process's row until the transaction ends; steps of it can still be logged.
 

@@ -47,3 +47,16 @@ async def test_each_job_has_the_context_of_its_task() -> None:
     for _ in range(2):  # in new greenlets, and in the same ones again
         assert await asyncio.gather(*map(task, range(3))) == [(number, number) for number in range(3)]
     assert variable.get() == 0
+
+
+async def test_nothing_of_a_task_lives_on_in_an_idle_greenlet() -> None:
+    variable = ContextVar[Thing]("variable")
+
+    async def task() -> weakref.ref[Thing]:
+        variable.set(Thing())
+        return weakref.ref(await run_in_greenlet(variable.get))
+
+    reference = await asyncio.create_task(task())
+    await asyncio.sleep(0)  # the task itself ends
+    gc.collect()
+    assert reference() is None
