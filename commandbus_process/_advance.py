@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import Connection, Executable
 from sqlalchemy.exc import DBAPIError
@@ -11,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from commandbus_process import _statements
 from commandbus_process._conflicts import ROUNDS, check_as_expected, logging_error, reply_error
 from commandbus_process._input import entry_values
-from commandbus_process._rows import row_of
+from commandbus_process._rows import Written, row_of, written_of
 from commandbus_process._transaction import is_in_autocommit, sqlstate_of
 from commandbus_process.errors import NothingWrittenError, ProcessError
 from commandbus_process.models import ProcessAuditEntry, ProcessMetadata
@@ -30,13 +29,6 @@ _STATEMENTS: Mapping[tuple[bool, int], Executable] = {
 
 # What the statement fails with where it would write a part only.
 _INVALID_TEXT_REPRESENTATION = "22P02"
-
-
-class Written(NamedTuple):
-    """What the database sets when it updates a process."""
-
-    updated_at: datetime
-    version: int
 
 
 class Step:
@@ -76,12 +68,11 @@ class Step:
         statement = _STATEMENTS[self._reply is not None, min(len(self._sent), _SEVERAL)]
         # Of one command, all are logged or none. Of several, another transaction can log one while the statement runs;
         # then it fails, and only a savepoint keeps the caller's transaction alive.
-        may_fail = len(self._sent) > 1
+        may_fail = len(self._sent) >= _SEVERAL
         needs_savepoint = may_fail and not is_in_autocommit(connection)
         try:
             with connection.begin_nested() if needs_savepoint else nullcontext():
-                row = connection.execute(statement, self._values).first()
-                return None if row is None else Written(*row)
+                return written_of(connection.execute(statement, self._values))
         except DBAPIError as error:
             if sqlstate_of(error) != _INVALID_TEXT_REPRESENTATION:
                 raise

@@ -35,7 +35,7 @@ def place_of(engine: AsyncEngine, conn: AsyncConnection | None) -> Place:
     return Place(connection.engine.pool, connection.get_nested_transaction() or connection.get_transaction())
 
 
-def remember(processes: Iterable[ProcessMetadata[Any]], rows: Rows, place: Place) -> None:
+def remember_states(processes: Iterable[ProcessMetadata[Any]], rows: Rows, place: Place) -> None:
     """Note the JSON text of the state that each process was just read from."""
     columns = rows.columns
     known = zip(
@@ -46,7 +46,7 @@ def remember(processes: Iterable[ProcessMetadata[Any]], rows: Rows, place: Place
             object.__setattr__(process, KNOWN_STATE, each)
 
 
-def remember_written(process: ProcessMetadata[Any], text: str, place: Place) -> None:
+def remember_state(process: ProcessMetadata[Any], text: str, place: Place) -> None:
     """Note the JSON text of the state that was written, or that the process alone was read from."""
     known = None
     if len(text) >= SHORTEST:

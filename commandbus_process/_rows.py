@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import repeat
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
@@ -179,6 +179,19 @@ def object_of(fields: Row, of_class: type[ModelT]) -> ModelT:
     for name, value in zip(_MODEL_ATTRIBUTES, (fields, set(fields), None, None), strict=True):
         object.__setattr__(made, name, value)
     return made
+
+
+class Written(NamedTuple):
+    """What the database sets when it updates a process."""
+
+    updated_at: datetime
+    version: int
+
+
+def written_of(result: CursorResult[*tuple[Any, ...]]) -> Written | None:
+    """Return what was set, or `None` where nothing was updated."""
+    row = result.first()
+    return None if row is None else Written(row.updated_at, row.version)
 
 
 def set_stored(process: ProcessFields, version: int, updated_at: datetime | None = None) -> None:

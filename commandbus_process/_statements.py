@@ -478,7 +478,7 @@ def _count(written: CTE) -> ColumnElement[int]:
     return select(func.count()).select_from(written).scalar_subquery()
 
 
-# By whether there is a reply, and whether there are commands to log.
+# By whether there is a reply, and how many commands there are to log.
 ADVANCE_ON_REPLY = _advance(with_reply=True, sent="none")
 ADVANCE_WITH_ONE_SENT = _advance(with_reply=False, sent="one")
 ADVANCE_WITH_SENT = _advance(with_reply=False, sent="many")

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from typing_extensions import override
 
 from commandbus_process import _statements
-from commandbus_process._advance import Step, Written
+from commandbus_process._advance import Step
 from commandbus_process._bulk import log_many, save_many
 from commandbus_process._conflicts import ROUNDS, check_as_expected
 from commandbus_process._input import (
@@ -29,8 +29,8 @@ from commandbus_process._input import (
     status_values,
 )
 from commandbus_process._json import is_same_json
-from commandbus_process._known_states import known_state, place_of, remember, remember_written
-from commandbus_process._rows import Rows, entries_of, entry_of, row_of, set_stored
+from commandbus_process._known_states import known_state, place_of, remember_state, remember_states
+from commandbus_process._rows import Rows, Written, entries_of, entry_of, row_of, set_stored, written_of
 from commandbus_process._state import StateCodec
 from commandbus_process._transaction import run
 from commandbus_process.errors import (
@@ -93,7 +93,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
 
         await run(self._engine, conn, work, key)
         set_stored(process, FIRST_VERSION)
-        remember_written(process, state, place_of(self._engine, conn))
+        remember_state(process, state, place_of(self._engine, conn))
 
     @override
     async def update(self, process: ProcessMetadata[StateT], conn: AsyncConnection | None = None) -> None:
@@ -102,9 +102,9 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         values = self._changes(process, state, conn)
 
         def work(connection: Connection) -> Written:
-            row = connection.execute(_statements.UPDATE, values).first()
-            if row is not None:
-                return Written(*row)
+            written = written_of(connection.execute(_statements.UPDATE, values))
+            if written is not None:
+                return written
             actual = row_of(connection.execute(_statements.VERSION, values))
             check_as_expected(values, actual)
             raise NothingWrittenError(*key)
@@ -112,7 +112,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         written = await run(self._engine, conn, work, key, expected)
         # Only now: where the statement fails, the object still says what was read.
         set_stored(process, written.version, written.updated_at)
-        remember_written(process, state, place_of(self._engine, conn))
+        remember_state(process, state, place_of(self._engine, conn))
 
     @override
     async def get_by_id(
@@ -143,7 +143,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         if row is None:
             return None
         process = self._states.read_one(process_id, *row)
-        remember_written(process, row[1], place_of(self._engine, conn))
+        remember_state(process, row[1], place_of(self._engine, conn))
         return process
 
     @override
@@ -285,7 +285,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         step = Step(process, reply, entries, values, state)
         written = await run(self._engine, conn, step.take, key, process.version)
         set_stored(process, written.version, written.updated_at)
-        remember_written(process, state, place_of(self._engine, conn))
+        remember_state(process, state, place_of(self._engine, conn))
 
     @override
     async def save_many(
@@ -329,7 +329,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
 
     def _processes(self, rows: Rows, conn: AsyncConnection | None) -> list[ProcessMetadata[StateT]]:
         processes = self._states.read(rows)
-        remember(processes, rows, place_of(self._engine, conn))
+        remember_states(processes, rows, place_of(self._engine, conn))
         return processes
 
 
