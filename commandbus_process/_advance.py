@@ -39,7 +39,6 @@ class Step:
         reply: What came, if anything.
         sent: What goes out.
         values: The parameters of the statement.
-        state: The process's state as JSON text, even where `values` leave it out.
     """
 
     def __init__(
@@ -48,13 +47,11 @@ class Step:
         reply: ProcessAuditEntry | None,
         sent: Sequence[ProcessAuditEntry],
         values: Mapping[str, Any],
-        state: str,
     ) -> None:
         self._key = process.domain, process.process_id
         self._reply = reply
         self._sent = sent
         self._values = values
-        self._state = state
 
     def take(self, connection: Connection) -> Written:
         """Write everything or nothing, and return the process's new version and time."""
@@ -84,7 +81,7 @@ class Step:
 
     def _look_why(self, connection: Connection) -> Written | None:
         """Return what a redelivery wrote; raise why nothing was written; return `None` if nothing is in the way."""
-        actual = row_of(connection.execute(_statements.UPDATED_PROCESS, {**self._values, "state": self._state}))
+        actual = row_of(connection.execute(_statements.UPDATED_PROCESS, self._values))
         recorded = None
         if self._reply is not None:
             recorded = row_of(connection.execute(_statements.RECORDED_REPLY, self._values))

@@ -6,14 +6,13 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.util import greenlet_spawn
 
 from commandbus_process import _statements
 from commandbus_process._batches import Batch, Prepared, in_batches
 from commandbus_process._conflicts import ROUNDS, logging_error, raise_all
 from commandbus_process._copy import copy_rows
-from commandbus_process._greenlets import run_in_greenlet
 from commandbus_process._input import check_loggable, checked_fields, entry_values, found_by
-from commandbus_process._known_states import forget
 from commandbus_process._rows import Row, Rows, set_stored
 from commandbus_process._transaction import conflicts_told, unit
 from commandbus_process.errors import NothingWrittenError, ProcessAlreadyExistsError, ProcessError
@@ -44,14 +43,13 @@ async def save_many(
             raise_all([ProcessAlreadyExistsError(process.domain, process.process_id) for process in taken])
         for process in batch.items:
             set_stored(process, FIRST_VERSION)
-            forget(process)
         return len(batch.items)
 
     async with unit(engine, conn) as connection:
 
         async def send(batch: Batch[ProcessMetadata[StateT]]) -> int:
             with conflicts_told():
-                return await run_in_greenlet(write, connection.sync_connection, batch)
+                return await greenlet_spawn(write, connection.sync_connection, batch)
 
         return await in_batches("processes", processes, prepare, send, ahead=conn is None)
 
@@ -102,7 +100,7 @@ async def log_many(
 
         async def send(batch: Batch[ItemT]) -> int:
             with conflicts_told():
-                return await run_in_greenlet(write, connection.sync_connection, batch)
+                return await greenlet_spawn(write, connection.sync_connection, batch)
 
         return await in_batches(what, items, prepare, send, ahead=conn is None)
 

@@ -7,8 +7,7 @@ from typing import Any, cast
 import psycopg
 from psycopg import sql
 from sqlalchemy import Connection, Table
-
-from commandbus_process._greenlets import await_here
+from sqlalchemy.util import await_only
 
 
 def copy_rows(connection: Connection, table: Table, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> bool:
@@ -21,7 +20,7 @@ def copy_rows(connection: Connection, table: Table, names: Sequence[str], rows: 
     try:
         with connection.begin_nested():
             try:
-                await_here(_copy(driver, table, names, rows))
+                await_only(_copy(driver, table, names, rows))
             except asyncio.CancelledError:
                 # In the middle of a COPY, the connection is not fit for use any more. SQLAlchemy does the same for the
                 # statements that it knows of.

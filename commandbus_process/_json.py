@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, cast
+from typing import Any
 
 from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
@@ -95,23 +95,6 @@ def _text_that_reads_back(value: object) -> str | None:
 def may_have_nul(text: str) -> bool:
     """Whether a NUL, or a backslash that looks like one, is in JSON text."""
     return "\\u0000" in text
-
-
-def is_same_json(text: str, other: str) -> bool:
-    """Whether two JSON texts say the same, in whatever order of keys: 1, 1.0 and true are not."""
-    return text == other or _is_same(from_json(text), from_json(other))
-
-
-def _is_same(value: object, other: object) -> bool:
-    if type(value) is not type(other):
-        return False
-    if isinstance(value, dict) and isinstance(other, dict):
-        values, others = cast("dict[str, object]", value), cast("dict[str, object]", other)
-        return values.keys() == others.keys() and all(_is_same(part, others[key]) for key, part in values.items())
-    if isinstance(value, list) and isinstance(other, list):
-        parts, other_parts = cast("list[object]", value), cast("list[object]", other)
-        return len(parts) == len(other_parts) and all(map(_is_same, parts, other_parts))
-    return value == other
 
 
 def json_array(texts: Iterable[str]) -> str:

@@ -118,17 +118,13 @@ SAVE = (
 
 
 def _changes(found: ColumnElement[bool]) -> ReturningUpdate[Any, Any]:
-    """The update of a process; what is not given (`NULL`) of version and type is not asked, of the state stays.
-
-    A state that stays costs neither a parameter nor, where it is a long one, a new copy of it.
-    """
+    """The update of a process; what is not given (`NULL`) of version and type is not asked."""
     return (
         update(process)
         .where(found)
         .values(
             {
                 **{name: _given(process.c[name]) for name in STATE_CHANGES},
-                "state": func.coalesce(_given(process.c.state), process.c.state),
                 "updated_at": func.now(),
                 "version": process.c.version + _ONE,
             }

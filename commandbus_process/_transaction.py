@@ -9,8 +9,8 @@ import psycopg
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.util import greenlet_spawn
 
-from commandbus_process._greenlets import run_in_greenlet
 from commandbus_process.errors import (
     ConcurrentUpdateError,
     DeadlockError,
@@ -64,10 +64,10 @@ async def run(
         remaining -= 1
         try:
             if conn is None:
-                return await run_in_greenlet(_borrow_and_run, engine.sync_engine, work)
+                return await greenlet_spawn(_borrow_and_run, engine.sync_engine, work)
             if conn.sync_connection is None:
                 return await conn.run_sync(work)  # which says what is wrong: it was not started, or is closed
-            return await run_in_greenlet(work, conn.sync_connection)
+            return await greenlet_spawn(work, conn.sync_connection)
         except DBAPIError as error:
             if remaining and sqlstate_of(error) in {SERIALIZATION_FAILURE, DEADLOCK_DETECTED}:
                 continue

@@ -95,14 +95,8 @@ class _Model(BaseModel):
     model_config = ConfigDict(validate_assignment=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
-KNOWN_STATE = "_known_state"
-
-
 class ProcessFields(_Model):
     """What is known of every process, whatever its state is."""
-
-    # For the repository (`_known_states.py`), and no field.
-    __slots__ = (KNOWN_STATE,)
 
     domain: Name
     process_id: UUID

@@ -28,8 +28,6 @@ from commandbus_process._input import (
     sent_values,
     status_values,
 )
-from commandbus_process._json import is_same_json
-from commandbus_process._known_states import known_state, place_of, remember_state, remember_states
 from commandbus_process._rows import Rows, Written, entries_of, entry_of, row_of, set_stored, written_of
 from commandbus_process._state import StateCodec
 from commandbus_process._transaction import run
@@ -93,13 +91,12 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
 
         await run(self._engine, conn, work, key)
         set_stored(process, FIRST_VERSION)
-        remember_state(process, state, place_of(self._engine, conn))
 
     @override
     async def update(self, process: ProcessMetadata[StateT], conn: AsyncConnection | None = None) -> None:
         key, expected = (process.domain, process.process_id), process.version
         state = self._states.write(process)
-        values = self._changes(process, state, conn)
+        values = self._changes(process, state)
 
         def work(connection: Connection) -> Written:
             written = written_of(connection.execute(_statements.UPDATE, values))
@@ -112,7 +109,6 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         written = await run(self._engine, conn, work, key, expected)
         # Only now: where the statement fails, the object still says what was read.
         set_stored(process, written.version, written.updated_at)
-        remember_state(process, state, place_of(self._engine, conn))
 
     @override
     async def get_by_id(
@@ -142,9 +138,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         row = await run(self._engine, conn, work, (domain, process_id))
         if row is None:
             return None
-        process = self._states.read_one(process_id, *row)
-        remember_state(process, row[1], place_of(self._engine, conn))
-        return process
+        return self._states.read_one(process_id, *row)
 
     @override
     async def find_by_status(
@@ -155,7 +149,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         if not wanted:
             return []
         statement = _statements.find_by_status(wanted)
-        return self._processes(await run(self._engine, conn, _reading(statement, values)), conn)
+        return self._states.read(await run(self._engine, conn, _reading(statement, values)))
 
     @override
     async def claim(
@@ -184,7 +178,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         statement = _statements.claim(
             wanted, of_type=process_type is not None, updated_before=updated_before is not None
         )
-        return self._processes(await run(self._engine, conn, _reading(statement, values)), conn)
+        return self._states.read(await run(self._engine, conn, _reading(statement, values)))
 
     @override
     async def log_step(
@@ -277,15 +271,14 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         key = process.domain, process.process_id
         entries = [sent] if isinstance(sent, ProcessAuditEntry) else list(sent)
         state = self._states.write(process)
-        values = self._changes(process, state, conn)
+        values = self._changes(process, state)
         if reply is not None:
             values |= reply_values(reply, _statements.REPLY)
         if entries:
             values |= sent_values(entries, _statements.ENTRY)
-        step = Step(process, reply, entries, values, state)
+        step = Step(process, reply, entries, values)
         written = await run(self._engine, conn, step.take, key, process.version)
         set_stored(process, written.version, written.updated_at)
-        remember_state(process, state, place_of(self._engine, conn))
 
     @override
     async def save_many(
@@ -314,23 +307,16 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
     ) -> int:
         return await log_many(self._engine, conn, "steps", steps, lambda step: step)
 
-    def _changes(self, process: ProcessMetadata[StateT], state: str, conn: AsyncConnection | None) -> dict[str, Any]:
-        """Return the parameters of an update; a long state that the row is known to have is left out."""
-        # Without a version it is not asked whether the row still is what it was.
-        known = None if process.version is None else known_state(process, place_of(self._engine, conn))
+    def _changes(self, process: ProcessMetadata[StateT], state: str) -> dict[str, Any]:
+        """Return the parameters of an update."""
         return {
             **checked_fields(process, _statements.STATE_CHANGES),
             **found_by(process.domain, process.process_id),
-            "state": None if known is not None and is_same_json(state, known) else state,
+            "state": state,
             "key_version": process.version,
             # Else the state, written as one process type, would be read as another.
             "key_process_type": process.process_type if self._states.depend_on_process_type else None,
         }
-
-    def _processes(self, rows: Rows, conn: AsyncConnection | None) -> list[ProcessMetadata[StateT]]:
-        processes = self._states.read(rows)
-        remember_states(processes, rows, place_of(self._engine, conn))
-        return processes
 
 
 def _reading(statement: Select[Any], values: dict[str, Any]) -> Callable[[Connection], Rows]:

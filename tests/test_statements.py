@@ -68,7 +68,7 @@ AS_EXPECTED = (
     "AND process.process_type = coalesce(:key_process_type, process.process_type)"
 )
 CHANGES = (
-    "status=:status, current_step=:current_step, state=coalesce(CAST(:state AS JSONB), process.state), "
+    "status=:status, current_step=:current_step, state=CAST(:state AS JSONB), "
     "error_code=:error_code, error_message=:error_message, updated_at=now(), completed_at=:completed_at, "
     "version=(process.version + 1)"
 )
