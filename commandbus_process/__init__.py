@@ -1,6 +1,7 @@
 """The state and the audit trail of process managers (sagas), in PostgreSQL, for asyncio applications."""
 
 from commandbus_process import tables
+from commandbus_process._retrying import run_in_transaction
 from commandbus_process.errors import (
     ConcurrentUpdateError,
     DeadlockError,
@@ -47,5 +48,6 @@ __all__ = [
     "StoredDataError",
     "StoredStateError",
     "TransactionConflictError",
+    "run_in_transaction",
     "tables",
 ]

@@ -1,16 +1,22 @@
-"""Whose transaction a method runs in, and what becomes of it when PostgreSQL finds a conflict."""
+"""Whose transaction a method runs in, and what happens when PostgreSQL finds a conflict."""
 
+import asyncio
+import random
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, TypeVar, cast
+from traceback import clear_frames
+from typing import Any, NoReturn, TypeVar, cast
 from uuid import UUID
 
 import psycopg
+from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.util import greenlet_spawn
 
+from commandbus_process import _log
+from commandbus_process._storable import NOT_IN_ENCODING, PROGRAM_LIMIT_EXCEEDED, encodable_texts, limit_error
 from commandbus_process.errors import (
     ConcurrentUpdateError,
     DeadlockError,
@@ -26,9 +32,17 @@ SERIALIZATION_FAILURE = "40001"
 DEADLOCK_DETECTED = "40P01"
 LOCK_NOT_AVAILABLE = "55P03"
 
-# A transaction of our own that lost a race is run again. Each failure means that another transaction got on, so this
-# bound is reached only by a worker that loses that often in a row; it is there to end.
+RUN_AGAIN = frozenset({SERIALIZATION_FAILURE, DEADLOCK_DETECTED})
+"""What PostgreSQL aborts a transaction with that can succeed when it is run again."""
+
+# Each failure means that another transaction committed. Only a worker that loses 50 races in a row reaches this limit;
+# it guarantees that the loop ends.
 ATTEMPTS = 50
+
+# Seconds. A pause is a random part of the longest one, which doubles with each attempt. Without pauses, 20 connections
+# that updated one process under SERIALIZABLE used up all attempts.
+_FIRST_PAUSE = 0.002
+_LONGEST_PAUSE = 0.25
 
 
 async def run(
@@ -38,56 +52,125 @@ async def run(
     key: tuple[str, UUID] | None = None,
     expected_version: int | None = None,
 ) -> ResultT:
-    """Run `work` in the caller's transaction, left as it is, or without one.
+    """Run `work` in the caller's transaction, or without a transaction.
 
-    The only place that decides where a connection comes from, and the only one that looks at the server's errors. What
-    PostgreSQL aborts for another transaction's sake is run again, so that the answer is the same under every isolation
-    level; on the caller's connection it cannot be, since the transaction's first half is the caller's.
+    This is the only place that decides where a connection comes from and that looks at the server's errors. Without
+    `conn`, what PostgreSQL aborts because of a concurrent transaction is run again, so that the answer is the same
+    under every isolation level. On the caller's connection that is impossible: the transaction began with statements
+    of the caller.
 
     Args:
         engine: Where a connection is borrowed from if there is no `conn`.
         conn: The caller's connection, which is never begun, committed, rolled back or closed here.
         work: What to do. It may be called more than once. Without `conn`, each of its statements takes effect by
-            itself, so that only one of them may write.
+            itself, so only one of them may write.
         key: The process that it is about, if it is about one.
         expected_version: The version that the process is expected to have.
 
     Raises:
         ConcurrentUpdateError: The process was changed by another transaction, and PostgreSQL aborted this one.
         DeadlockError: This transaction waited for one that waited for it, and PostgreSQL aborted this one.
-        ProcessLockedError: A `lock_timeout` ended the wait for the process.
-        TransactionConflictError: As ConcurrentUpdateError, where `work` is not about a single process.
+        ProcessLockedError: A `lock_timeout` ended the wait for a lock.
+        TransactionConflictError: Like ConcurrentUpdateError, if `work` is not about a single process.
+        InvalidInputError: A text has a character that an encoding lacks, or is too long for the server. Or the
+            caller's transaction was aborted before. Only for what is too long is an SQL statement sent; it aborts the
+            caller's transaction.
     """
     check_connection(conn)
-    remaining = ATTEMPTS if conn is None else 1
+    attempt = 0
     while True:
-        remaining -= 1
+        attempt += 1
         try:
             if conn is None:
                 return await greenlet_spawn(_borrow_and_run, engine.sync_engine, work)
             if conn.sync_connection is None:
-                return await conn.run_sync(work)  # which says what is wrong: it was not started, or is closed
-            return await greenlet_spawn(work, conn.sync_connection)
+                return await conn.run_sync(work)  # raises what is wrong: it was not started, or is closed
+            return await greenlet_spawn(_run_on, conn.sync_connection, work)
         except DBAPIError as error:
-            if remaining and sqlstate_of(error) in {SERIALIZATION_FAILURE, DEADLOCK_DETECTED}:
-                continue
-            conflict = conflict_of(error, key, expected_version)
-            if conflict is None:
-                raise
-            raise conflict from error
+            sqlstate = sqlstate_of(error)
+            if conn is not None or sqlstate not in RUN_AGAIN or attempt == ATTEMPTS:
+                _raise_ours(error, key, expected_version)
+            clear_frames(error.__traceback__)
+        except ProcessRepositoryError as error:
+            clear_frames(error.__traceback__)
+            raise
+        _log.retried(attempt, sqlstate, key)
+        await pause(attempt)
+
+
+async def pause(attempt: int) -> None:
+    """Let the transaction that won get on. The pause is random, so that the losers do not meet again.
+
+    Args:
+        attempt: Which attempt lost; 1 for the first.
+    """
+    longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (attempt - 1))
+    await asyncio.sleep(random.uniform(0, longest))  # noqa: S311 - no secret
+
+
+def check_engine(engine: object) -> None:
+    """Refuse what this package cannot work with. The message says what to pass instead; it quotes no URL.
+
+    Raises:
+        TypeError: It is no AsyncEngine, or has another driver than psycopg.
+    """
+    if not isinstance(engine, AsyncEngine):
+        if isinstance(engine, Engine):
+            hint = "create_async_engine(...) takes the same arguments as create_engine(...)"
+        elif isinstance(engine, AsyncConnection):
+            hint = "pass its engine, conn.engine, here, and the connection to the methods, as conn"
+        elif isinstance(engine, AsyncSession):
+            hint = (
+                "pass the engine that the session was made with, and await session.connection() to the methods, as conn"
+            )
+        else:
+            hint = "make one with create_async_engine(url)"
+        raise TypeError(f"engine must be an AsyncEngine, not {type(engine).__name__}; {hint}")
+    _check_driver("engine", engine)
 
 
 def check_connection(conn: AsyncConnection | None) -> None:
-    """Refuse what is no connection, with a hint.
+    """Refuse what is no connection of psycopg's. The message says what to pass instead.
 
     Raises:
         TypeError: It is something else, a session for example.
     """
-    if conn is not None and not isinstance(conn, AsyncConnection):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+    if conn is None:
+        return
+    if not isinstance(conn, AsyncConnection):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
         raise TypeError(
             f"conn must be an AsyncConnection, not {type(conn).__name__}; an AsyncSession has one: "
             "await session.connection()"
         )
+    _check_driver("conn", conn.engine)
+
+
+def _check_driver(name: str, engine: AsyncEngine) -> None:
+    dialect = engine.dialect
+    if dialect.driver != "psycopg":
+        raise TypeError(
+            f"{name} must have the driver psycopg, not {dialect.driver} ({dialect.name}); "
+            'make the engine with create_async_engine("postgresql+psycopg://...")'
+        )
+
+
+@asynccontextmanager
+async def transaction(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
+    """Give a connection in a transaction that is committed at the end, and rolled back after an error.
+
+    The connection of an engine in autocommit is taken out of it for as long, and goes back in autocommit, however the
+    engine got there. (SQLAlchemy's `isolation_level` option does not bring back what `connect_args` had set.)
+    """
+    async with engine.connect() as connection:
+        was_in_autocommit = await connection.run_sync(is_in_autocommit)
+        try:
+            if was_in_autocommit:
+                await connection.run_sync(_set_autocommit, autocommit=False)
+            async with connection.begin():
+                yield connection
+        finally:
+            if was_in_autocommit:
+                await connection.run_sync(_give_back, autocommit=True)
 
 
 @asynccontextmanager
@@ -119,71 +202,106 @@ async def unit(engine: AsyncEngine, conn: AsyncConnection | None) -> AsyncGenera
 
 
 @contextmanager
-def conflicts_told() -> Generator[None]:
-    """Raise the errors of this package for the conflicts that PostgreSQL finds.
+def conflicts_told(what: str = "items") -> Generator[None]:
+    """Raise the errors of this package for what PostgreSQL refuses in many items.
+
+    Args:
+        what: What to call the items in an error.
 
     Raises:
-        DeadlockError, TransactionConflictError: It aborted the transaction for another one's sake.
+        DeadlockError, TransactionConflictError: It aborted the transaction because of a concurrent one.
+        ProcessLockedError: A `lock_timeout` ended the wait for a lock.
+        InvalidInputError: One of the items cannot be stored.
     """
     try:
         yield
     except DBAPIError as error:
-        conflict = conflict_of(error, None, None)
-        if conflict is None:
-            raise
-        raise conflict from error
+        if sqlstate_of(error) in NOT_IN_ENCODING:
+            raise InvalidInputError(what, _NOT_IN_ENCODING) from None
+        _raise_ours(error, None, None)
+    except UnicodeEncodeError:
+        raise InvalidInputError(what, _NOT_IN_ENCODING) from None
+
+
+_NOT_IN_ENCODING = "have a character that the encoding of the client or of the database lacks"
+
+
+def driver_of(connection: Connection) -> psycopg.AsyncConnection[Any]:
+    """Return psycopg's connection."""
+    return cast("psycopg.AsyncConnection[Any]", connection.connection.driver_connection)
 
 
 def is_in_autocommit(connection: Connection) -> bool:
     """Whether each statement takes effect by itself."""
-    return cast("psycopg.AsyncConnection[Any]", connection.connection.driver_connection).autocommit
+    return driver_of(connection).autocommit
+
+
+def _run_on(connection: Connection, work: Callable[[Connection], ResultT]) -> ResultT:
+    """Run `work` on the caller's connection."""
+    driver = driver_of(connection)
+    if driver.pgconn.transaction_status == TransactionStatus.INERROR:
+        # The server would refuse each statement, and SQLAlchemy's error would quote the state.
+        raise InvalidInputError("conn", "is in a transaction that an earlier error aborted; roll that back first")
+    with encodable_texts(connection, driver):
+        return work(connection)
 
 
 def _borrow_and_run(engine: Engine, work: Callable[[Connection], ResultT]) -> ResultT:
     """Run `work` on a borrowed connection in autocommit: a statement is atomic by itself, in one round trip, not three.
 
-    SQLAlchemy's events of a transaction are there all the same, its BEGIN and COMMIT send nothing. The connection goes
-    back as it came, or, where that cannot be, is closed.
+    SQLAlchemy's events of a transaction are fired all the same; its BEGIN and COMMIT send nothing. The connection goes
+    back as it came. If that fails, it is closed.
     """
     with engine.connect() as connection, connection.begin():
-        borrowed = connection.connection
-        if not _can_autocommit(cast("psycopg.AsyncConnection[Any]", borrowed.driver_connection)):
-            return work(connection)
-        # SQLAlchemy's synchronous face of psycopg's connection.
-        adapted: Any = borrowed.dbapi_connection
+        if not _can_autocommit(connection):
+            return _run_on(connection, work)
         try:
-            adapted.autocommit = True
-            return work(connection)
+            _set_autocommit(connection, autocommit=True)
+            return _run_on(connection, work)
         finally:
-            if not connection.invalidated:
-                _set_transactional(connection, adapted)
+            _give_back(connection, autocommit=False)
 
 
-def _set_transactional(connection: Connection, adapted: Any) -> None:  # noqa: ANN401 - SQLAlchemy has no public type
-    """Give the borrowed connection back its transactions, or close it, so that nobody gets it as it is."""
+def _set_autocommit(connection: Connection, *, autocommit: bool) -> None:
+    # SQLAlchemy's synchronous face of psycopg's connection.
+    adapted: Any = connection.connection.dbapi_connection
+    adapted.autocommit = autocommit
+
+
+def _give_back(connection: Connection, *, autocommit: bool) -> None:
+    """Set the borrowed connection back to what it was, or close it, so that nobody gets it as it is."""
+    if connection.invalidated or connection.closed:
+        return
     try:
-        adapted.autocommit = False
-    except psycopg.Error:
+        _set_autocommit(connection, autocommit=autocommit)
+    except psycopg.Error as error:
+        _log.invalidated(type(error).__name__)
         connection.invalidate()
-    except BaseException:
-        # Where the event loop was kept busy, psycopg lets others have their turn here; a cancellation can come then.
+    except BaseException as error:
+        # If the event loop was kept busy, psycopg lets others have their turn here. A cancellation can come then.
+        _log.invalidated(type(error).__name__)
         connection.invalidate()
         raise
 
 
-def _can_autocommit(driver: psycopg.AsyncConnection[Any]) -> bool:
+def _can_autocommit(connection: Connection) -> bool:
     """Whether a transaction would be nothing but the one statement, so that it can be left out.
 
-    It is more where the engine's owner has set what BEGIN says (serializable transactions are checked against each
-    other only, and a read-only one refuses to write), and where something was executed when it began (an event's SET
-    LOCAL, for example).
+    It is more than that
+
+    - if the engine's owner has set what BEGIN says (serializable transactions are checked against each other only, and
+      a read-only one refuses to write);
+    - if something was executed when it began (SET LOCAL in a listener, for example);
+    - if somebody listens to `commit`, who may raise and so undo what was written.
     """
+    driver = driver_of(connection)
     return (
         not driver.autocommit
         and driver.isolation_level is not psycopg.IsolationLevel.SERIALIZABLE
         and not driver.read_only
         and not driver.deferrable
-        and driver.pgconn.transaction_status == psycopg.pq.TransactionStatus.IDLE
+        and driver.pgconn.transaction_status == TransactionStatus.IDLE
+        and not connection.dispatch.commit
     )
 
 
@@ -201,6 +319,24 @@ def conflict_of(
         return DeadlockError()
     if sqlstate == SERIALIZATION_FAILURE:
         return TransactionConflictError(sqlstate) if key is None else ConcurrentUpdateError(*key, expected_version)
-    if sqlstate == LOCK_NOT_AVAILABLE and key is not None:
-        return ProcessLockedError(*key)
+    if sqlstate == LOCK_NOT_AVAILABLE:
+        return ProcessLockedError() if key is None else ProcessLockedError(*key)
     return None
+
+
+def _raise_ours(error: DBAPIError, key: tuple[str, UUID] | None, expected_version: int | None) -> NoReturn:
+    """Raise the error of this package that says what happened; if there is none, the error itself.
+
+    SQLAlchemy's error, its traceback and a frame in it refer to each other, and would keep the caller's objects until
+    the garbage collector runs. So these frames are cleared, and the variables here are deleted.
+    """
+    clear_frames(error.__traceback__)
+    conflict = conflict_of(error, key, expected_version)
+    try:
+        if sqlstate_of(error) == PROGRAM_LIMIT_EXCEEDED:
+            raise limit_error(error) from None  # SQLAlchemy's error quotes the parameters
+        if conflict is None:
+            raise error
+        raise conflict from error
+    finally:
+        del conflict, error

@@ -122,15 +122,22 @@ class ConcurrentUpdateError(ProcessError):
         return True
 
 
-class ProcessLockedError(ProcessError):
-    """Another transaction holds the process. Nothing was written.
+class ProcessLockedError(ProcessRepositoryError):
+    """Another transaction holds the process, or one of several. Nothing was written.
 
-    The caller's transaction is alive after `for_update="nowait"`. It is aborted where a `lock_timeout` of the caller's
+    The caller's transaction is alive after `for_update="nowait"`. It is aborted if the `lock_timeout` of the session
     ended the wait (SQLSTATE 55P03).
+
+    Attributes:
+        domain: The process's domain; `None` if the call was about several processes.
+        process_id: The process's id; `None` if the call was about several processes.
     """
 
-    def __init__(self, domain: str, process_id: UUID) -> None:
-        super().__init__(domain, process_id, "is locked by another transaction; try again when that has ended")
+    def __init__(self, domain: str | None = None, process_id: UUID | None = None) -> None:
+        self.domain = domain
+        self.process_id = process_id
+        which = "a process" if process_id is None else f"process {process_id} of domain {domain!r}:"
+        super().__init__(f"{which} is locked by another transaction; try again when that has ended")
 
     @property
     def retryable(self) -> bool:

@@ -30,7 +30,7 @@ from commandbus_process._input import (
 )
 from commandbus_process._rows import Rows, Written, entries_of, entry_of, row_of, set_stored, written_of
 from commandbus_process._state import StateCodec
-from commandbus_process._transaction import run
+from commandbus_process._transaction import check_engine, run
 from commandbus_process.errors import (
     InvalidInputError,
     NothingWrittenError,
@@ -76,6 +76,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
     @overload
     def __init__(self, engine: AsyncEngine, *, state_type: object) -> None: ...
     def __init__(self, engine: AsyncEngine, *, state_type: object = None) -> None:
+        check_engine(engine)
         self._engine = engine
         self._states: StateCodec[StateT] = StateCodec(state_type)
 

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from commandbus_process import (
     ConcurrentUpdateError,
     DeadlockError,
+    InvalidInputError,
     PostgresProcessRepository,
     ProcessAlreadyExistsError,
     ProcessAuditEntry,
@@ -203,7 +204,7 @@ async def test_the_loser_on_a_callers_connection_gets_a_typed_error_on_every_lev
             assert isinstance(result, ConcurrentUpdateError)
             assert (result.domain, result.actual_version) == (DOMAIN, None)
             assert isinstance(result.__cause__, DBAPIError)
-            with pytest.raises(DBAPIError):  # it is aborted
+            with pytest.raises(InvalidInputError, match="aborted"):
                 await repository.get_by_id(DOMAIN, process_id, conn)
         await conn.rollback()
 
