@@ -1,7 +1,6 @@
 """A transaction of several statements that is run again after a lost race."""
 
 from collections.abc import Awaitable, Callable
-from itertools import count
 from traceback import clear_frames
 from typing import TypeVar, cast
 
@@ -23,6 +22,10 @@ from commandbus_process._transaction import (
 from commandbus_process.errors import InvalidInputError, ProcessRepositoryError
 
 ResultT = TypeVar("ResultT")
+
+# In seconds. They are longer than those of a single statement: what is waited for is a whole transaction.
+_FIRST_PAUSE = 0.02
+_LONGEST_PAUSE = 1.0
 
 
 async def run_in_transaction(
@@ -72,7 +75,9 @@ async def run_in_transaction(
     if not callable(work):
         raise TypeError(f"work must be a function that takes the connection, not {type(work).__name__}")
     checked(LIMIT, "attempts", attempts)
-    for attempt in count(1):
+    attempt = 0
+    while True:
+        attempt += 1
         try:
             async with transaction(engine) as conn:
                 result = await work(conn)
@@ -91,8 +96,7 @@ async def run_in_transaction(
                 del conflict
         else:
             return result
-        await pause(attempt)
-    raise AssertionError  # the last attempt returns or raises
+        await pause(attempt, _FIRST_PAUSE, _LONGEST_PAUSE)
 
 
 def _conflict_in(error: BaseException) -> ProcessRepositoryError | None:
