@@ -39,8 +39,8 @@ RUN_AGAIN = frozenset({SERIALIZATION_FAILURE, DEADLOCK_DETECTED})
 # it guarantees that the loop ends.
 ATTEMPTS = 50
 
-# In seconds. Without pauses, 20 connections that updated one process under SERIALIZABLE used up all attempts; with these,
-# the unluckiest of 400 updates needed 17.
+# In seconds. Without pauses, 20 connections that updated one process under SERIALIZABLE used up all attempts; with
+# these, the unluckiest of 400 updates needed 17.
 _FIRST_PAUSE = 0.002
 _LONGEST_PAUSE = 0.1
 

@@ -1,4 +1,4 @@
-"""What cannot be stored because of an encoding or a limit of the server is an argument at fault, named, and not quoted."""
+"""What an encoding or a limit of the server refuses is an argument at fault: named, and not quoted."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
@@ -28,8 +28,8 @@ from tests.databases import Server, async_url, execute
 
 Repository = PostgresProcessRepository[JsonObject]
 
-SECRET = "a secret that no error may quote, "
-EURO = f"{SECRET}12 €"
+MARK = "no error may quote this, "
+EURO = f"{MARK}12 €"
 LATIN = "Déjà vu"
 
 
@@ -72,7 +72,7 @@ async def engine(case: tuple[str, dict[str, Any], str], latin_url: str, shared_u
 
 
 # What every case lacks: the euro sign is in Windows' encodings, Chinese is in none.
-LACKING = f"{SECRET}中 €"
+LACKING = f"{MARK}中 €"
 
 
 def entry(**changes: Any) -> ProcessAuditEntry:
@@ -136,7 +136,7 @@ async def test_a_character_that_an_encoding_lacks(
     with pytest.raises(InvalidInputError, match=case[2]) as caught:
         await operation(repository, process, logged, None)
     assert caught.value.field == field
-    assert SECRET not in repr(caught.value)
+    assert MARK not in repr(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
     other = new_process()
@@ -164,17 +164,22 @@ async def test_what_the_encoding_has_comes_back(latin_url: str, client: dict[str
         await engine.dispose()
 
 
+async def send_many(conn: AsyncConnection) -> None:
+    """As the bulk methods do, in a savepoint."""
+    async with conn.begin_nested():
+        with conflicts_told("processes"):
+            await conn.execute(text("SELECT jsonb(cast(:items AS text))"), {"items": f'["{LACKING}"]'})
+
+
 async def test_many_items_with_a_character_that_an_encoding_lacks(engine: AsyncEngine) -> None:
     """The statement for many says it too; which one it is, the server does not tell."""
     found: list[InvalidInputError] = []
     async with engine.begin() as conn:
         with pytest.raises(InvalidInputError, match="processes: have a character") as caught:
-            async with conn.begin_nested():
-                with conflicts_told("processes"):
-                    await conn.execute(text("SELECT jsonb(cast(:items AS text))"), {"items": f'["{LACKING}"]'})
+            await send_many(conn)
         found.append(caught.value)
         assert (await conn.execute(text("SELECT 1"))).scalar_one() == 1
-    assert SECRET not in repr(found)
+    assert MARK not in repr(found)
     assert found[0].__suppress_context__
 
 
@@ -203,13 +208,13 @@ async def test_what_exceeds_a_limit_of_the_server(
     repository, process = Repository(engine_of_utf8), new_process()
     await repository.save(process)
     # Nothing that repeats, which would be compressed.
-    process.error_message = SECRET + "".join(uuid4().hex for _ in range(300))
+    process.error_message = MARK + "".join(uuid4().hex for _ in range(300))
     async with engine_of_utf8.connect() as conn:
         with pytest.raises(
             InvalidInputError, match="error_message: exceeds a limit of PostgreSQL: index row "
         ) as caught:
             await repository.update(process, conn if on_connection else None)
-    assert SECRET not in repr(caught.value)
+    assert MARK not in repr(caught.value)
     assert caught.value.__suppress_context__
 
 

@@ -1,4 +1,4 @@
-"""A method without `conn` that loses a race is run again until it wins; a wait that a time-out ends is told as a lock."""
+"""A method without `conn` that loses a race is run again until it wins. A wait that a time-out ends is a lock."""
 
 import asyncio
 import copy

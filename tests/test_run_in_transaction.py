@@ -176,7 +176,7 @@ async def test_the_commit_is_what_fails(shared_url: str) -> None:
 @pytest.mark.parametrize(
     ("sqlstate", "expected"),
     [("40001", TransactionConflictError), ("40P01", DeadlockError)],
-    ids=lambda each: str(each),
+    ids=str,
 )
 async def test_the_last_error_is_one_of_ours(
     engine: AsyncEngine, sqlstate: str, expected: type[TransactionConflictError]
