@@ -2,8 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
 from traceback import clear_frames
 from typing import Any, NoReturn, TypeVar, cast
 from uuid import UUID
@@ -202,8 +202,28 @@ async def unit(engine: AsyncEngine, conn: AsyncConnection | None) -> AsyncGenera
             yield conn
 
 
-@contextmanager
-def conflicts_told(what: str = "items") -> Generator[None]:
+class _ConflictsTold:
+    # Not a generator: since Python 3.12 its frame would refer to that of contextlib, which refers to the error, whose
+    # traceback refers to the generator's frame.
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        try:
+            if isinstance(error, DBAPIError) and sqlstate_of(error) not in NOT_IN_ENCODING:
+                _raise_ours(error, None, None)
+            if isinstance(error, DBAPIError | UnicodeEncodeError):
+                reason = "have a character that the encoding of the client or of the database lacks"
+                raise InvalidInputError(self._what, reason) from None
+        finally:
+            del error
+
+
+def conflicts_told(what: str = "items") -> AbstractContextManager[None]:
     """Raise the errors of this package for what PostgreSQL refuses in many items.
 
     Args:
@@ -214,17 +234,7 @@ def conflicts_told(what: str = "items") -> Generator[None]:
         ProcessLockedError: A `lock_timeout` ended the wait for a lock.
         InvalidInputError: One of the items cannot be stored.
     """
-    try:
-        yield
-    except DBAPIError as error:
-        if sqlstate_of(error) in NOT_IN_ENCODING:
-            raise InvalidInputError(what, _NOT_IN_ENCODING) from None
-        _raise_ours(error, None, None)
-    except UnicodeEncodeError:
-        raise InvalidInputError(what, _NOT_IN_ENCODING) from None
-
-
-_NOT_IN_ENCODING = "have a character that the encoding of the client or of the database lacks"
+    return _ConflictsTold(what)
 
 
 def driver_of(connection: Connection) -> psycopg.AsyncConnection[Any]:
