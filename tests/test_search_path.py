@@ -5,13 +5,14 @@ from typing import NamedTuple
 
 import psycopg
 import pytest
+from alembic import command
 from psycopg import sql
 from sqlalchemy import create_engine
 
 from commandbus_process.guards import guard_statements
 from commandbus_process.migrations import alembic_config
 from tests.databases import Server, as_role, async_url, execute, fresh_database
-from tests.test_migrations import SECOND, alembic, command, seed, succeeds
+from tests.test_migrations import SECOND, alembic, seed, succeeds
 
 
 class Hostile(NamedTuple):
