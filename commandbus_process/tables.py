@@ -37,8 +37,8 @@ FIRST_VERSION = 1
 
 
 def _is_one_of(column: str, values: type[StrEnum]) -> str:
-    listed = ", ".join(f"'{value}'" for value in values)
-    return f"{column} IN ({listed})"
+    # One constant, not an expression of one for each value: the server prepares a CHECK again for each statement.
+    return f"{column} = ANY ('{{{','.join(values)}}}'::text[])"
 
 
 # CHECKs stand on the table and not on a column, where `alembic check` would not see them.
@@ -95,7 +95,8 @@ process_audit = Table(
     CheckConstraint(_is_one_of("reply_outcome", ReplyOutcome), name="process_audit_outcome_known"),
     # A JSON null is no data: other software writes it for none.
     CheckConstraint(
-        "reply_outcome IS NOT NULL OR NULLIF(reply_data, 'null'::jsonb) IS NULL", name="process_audit_data_with_outcome"
+        "reply_outcome IS NOT NULL OR reply_data IS NULL OR reply_data = 'null'::jsonb",
+        name="process_audit_data_with_outcome",
     ),
     CheckConstraint("compensates <> command_id", name="process_audit_compensates_another"),
 )
