@@ -44,7 +44,7 @@ LOCK = "LOCK TABLE commandbus.process, commandbus.process_audit IN ACCESS EXCLUS
 # None has a name that PostgreSQL gives to a CHECK by itself (table_column_check): hand-written tables may have that.
 CHECKS = {
     "process": {
-        # The server prepares a CHECK again for each statement. IN would be nine expressions: 12 µs for each update, not 6.
+        # The server prepares a CHECK again for each statement. IN would be nine expressions: 12 µs an update, not 6.
         "process_status_known": "status = ANY ('{PENDING,IN_PROGRESS,WAITING,WAITING_FOR_TSQ,COMPENSATING,"
         "COMPLETED,COMPENSATED,FAILED,CANCELED}'::text[])",
         "process_version_positive": "version >= 1",
