@@ -52,7 +52,7 @@ from commandbus_process.tables import process, process_audit
 NEW_PROCESS = tuple(column.name for column in process.c if column is not process.c.version)
 STATE_CHANGES = ("status", "current_step", "state", "error_code", "error_message", "completed_at")
 UPDATED = (*STATE_CHANGES, "updated_at", "version")
-COMMAND = ("step_name", "command_id", "command_type", "command_data", "sent_at")
+COMMAND = ("step_name", "command_id", "command_type", "command_data", "sent_at", "compensates")
 REPLY = ("reply_outcome", "reply_data", "received_at")
 ENTRY = (*COMMAND, *REPLY)
 NEW_STEP = ("domain", "process_id", *ENTRY)

@@ -5,6 +5,12 @@
 Two roles are meant. A migrator owns the schema `commandbus` and runs Alembic. The application's role gets what is
 printed here: it can read both tables, insert into them, and update the columns that the repository updates. It can
 delete nothing, change no definition, not rewrite what was sent, and only read Alembic's version table.
+
+Run it again after each upgrade of the schema, before you start the new version of the application: a new column needs
+its right.
+
+Rights and CHECKs cannot compare a row with what it was before. The triggers of `commandbus_process.guards` can, if you
+want a recorded reply to stay as it is.
 """
 
 import sys

@@ -146,6 +146,8 @@ class EntryFields(_Model):
     sent_at: UtcDatetime = Field(default_factory=_now)
     reply_outcome: ReplyOutcome | None = None
     received_at: UtcDatetime | None = None
+    compensates: UUID | None = None
+    """The command that this one undoes."""
 
 
 class ProcessAuditEntry(EntryFields):

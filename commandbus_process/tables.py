@@ -4,6 +4,8 @@
 in the package.
 """
 
+from enum import StrEnum
+
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
@@ -23,6 +25,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from commandbus_process.models import ProcessStatus, ReplyOutcome
+
 metadata = MetaData(schema="commandbus")
 
 VERSION_TABLE = "commandbus_process_version"
@@ -31,6 +35,13 @@ VERSION_TABLE = "commandbus_process_version"
 FIRST_VERSION = 1
 """The version of a row that was inserted and not updated yet."""
 
+
+def _is_one_of(column: str, values: type[StrEnum]) -> str:
+    # One constant, not an expression of one for each value: the server prepares a CHECK again for each statement.
+    return f"{column} = ANY ('{{{','.join(values)}}}'::text[])"
+
+
+# CHECKs stand on the table and not on a column, where `alembic check` would not see them.
 process = Table(
     "process",
     metadata,
@@ -48,6 +59,8 @@ process = Table(
     # Optimistic concurrency. Neither now() nor xmin would do: both stay the same between two updates in a transaction.
     Column("version", BigInteger, nullable=False, server_default=text(str(FIRST_VERSION))),
     PrimaryKeyConstraint("domain", "process_id", name="process_pkey"),
+    CheckConstraint(_is_one_of("status", ProcessStatus), name="process_status_known"),
+    CheckConstraint(f"version >= {FIRST_VERSION}", name="process_version_positive"),
     # find_by_status: one descent for each status, rows already in the order that is asked for. No index has
     # updated_at in it: every update changes that column, and none could stay on its page (HOT) any more.
     Index("idx_process_status_created", "domain", "status", "created_at", "process_id"),
@@ -67,6 +80,7 @@ process_audit = Table(
     Column("reply_outcome", String(50)),  # NULL: not replied yet
     Column("reply_data", JSONB(none_as_null=True)),
     Column("received_at", DateTime(timezone=True)),
+    Column("compensates", Uuid),  # the command that this one undoes; NULL: it undoes none
     # Every key begins with the process, so that both tables can be distributed by it, and this one serves the trail
     # and the foreign key too.
     PrimaryKeyConstraint("domain", "process_id", "id", name="process_audit_pkey"),
@@ -77,6 +91,12 @@ process_audit = Table(
         ["commandbus.process.domain", "commandbus.process.process_id"],
         name="process_audit_domain_process_id_fkey",
     ),
-    # On the table and not on a column, where `alembic check` would not see it.
     CheckConstraint("(reply_outcome IS NULL) = (received_at IS NULL)", name="process_audit_reply_check"),
+    CheckConstraint(_is_one_of("reply_outcome", ReplyOutcome), name="process_audit_outcome_known"),
+    # A JSON null is no data: other software writes it for none.
+    CheckConstraint(
+        "reply_outcome IS NOT NULL OR reply_data IS NULL OR reply_data = 'null'::jsonb",
+        name="process_audit_data_with_outcome",
+    ),
+    CheckConstraint("compensates <> command_id", name="process_audit_compensates_another"),
 )

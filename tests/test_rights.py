@@ -36,15 +36,16 @@ from commandbus_process.grants import main
 from commandbus_process.migrations import alembic_config
 from commandbus_process.tables import metadata
 from tests.conftest import DOMAIN, new_process
-from tests.databases import Server, as_role, async_url, execute, fresh_database
+from tests.databases import Server, as_role, async_url, execute, fresh_database, write_unchecked
 from tests.test_migrations import COMMAND, FIRST, SECOND, alembic, described, rows, seed, succeeds
 
 ROOT = Path(__file__).parent.parent
 
 # What the issue calls "exactly the rights that the repository needs", column by column.
+COMMAND_COLUMNS = ["step_name", "command_id", "command_type", "command_data", "sent_at", "compensates"]
 FIXED = {
     "process": ["domain", "process_id", "process_type", "created_at"],
-    "process_audit": ["domain", "process_id", "step_name", "command_id", "command_type", "command_data", "sent_at"],
+    "process_audit": ["domain", "process_id", *COMMAND_COLUMNS],
 }
 CHANGING = {
     "process": ["status", "current_step", "state", "error_code", "error_message", "updated_at", "completed_at"],
@@ -189,7 +190,7 @@ def test_the_application_passes_no_right_on(
 
 
 def test_the_application_reads_the_revision(application: psycopg.Connection[Any]) -> None:
-    assert application.execute(f"SELECT version_num FROM {VERSIONS}".encode()).fetchall() == [("0003",)]
+    assert application.execute(f"SELECT version_num FROM {VERSIONS}".encode()).fetchall() == [("0004",)]
     application.rollback()
 
 
@@ -452,7 +453,7 @@ def test_torn_replies_are_named_and_nothing_changes(empty_database_url: str, bef
     execute(url, REPAIR)
     kept = rows(url)
     command.upgrade(alembic_config(url), "head")
-    assert (rows(url), revision_of(url)) == (kept, "0003")
+    assert (rows(url), revision_of(url)) == (kept, "0004")
 
 
 def test_of_many_torn_replies_the_first_are_named_and_all_are_counted(empty_database_url: str) -> None:
@@ -481,7 +482,7 @@ def test_offline_sql_refuses_torn_replies_too(empty_database_url: str) -> None:
     assert (described(url), rows(url), revision_of(url)) == (schema, kept, "0002")
     execute(url, REPAIR)
     execute(url, script)
-    assert revision_of(url) == "0003"
+    assert revision_of(url) == "0004"
     with pytest.raises(psycopg.errors.CheckViolation, match="process_audit_reply_check"):
         execute(url, "UPDATE commandbus.process_audit SET received_at = NULL WHERE id = 2")
 
@@ -499,7 +500,9 @@ async def test_a_status_of_newer_software_is_in_nobodys_way(engine: AsyncEngine,
     known, newer = new_process(), new_process()
     for process in (known, newer):
         await repository.save(process)
-    execute(database_url, f"UPDATE commandbus.process SET status = 'PAUSED' WHERE process_id = '{newer.process_id}'")
+    write_unchecked(
+        database_url, f"UPDATE commandbus.process SET status = 'PAUSED' WHERE process_id = '{newer.process_id}'"
+    )
     assert await repository.find_by_status(DOMAIN, list(ProcessStatus)) == [known]
     async with engine.begin() as conn:
         assert await repository.claim(DOMAIN, list(ProcessStatus), conn, limit=9) == [known]
@@ -517,7 +520,7 @@ async def test_an_outcome_of_newer_software_is_never_overwritten(
     key = DOMAIN, process.process_id
     await repository.save(process)
     await repository.log_step(*key, entry)
-    execute(database_url, "UPDATE commandbus.process_audit SET reply_outcome = 'PARTIAL', received_at = now()")
+    write_unchecked(database_url, "UPDATE commandbus.process_audit SET reply_outcome = 'PARTIAL', received_at = now()")
     before = rows(database_url)
     reply = entry.model_copy(update={"reply_outcome": ReplyOutcome.SUCCESS})
     other = entry.model_copy(update={"step_name": "other"})

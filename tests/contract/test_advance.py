@@ -210,6 +210,7 @@ async def test_a_step_is_stored_whole(waiting: Waiting, *, with_reply: bool, nam
             "command_type": "Do",
             "command_data": {"amount": 42.5},
             "sent_at": NOON,
+            "compensates": None,
             **columns,
         }
         for entry, columns in [(waiting.asked, replied), *((entry, unreplied) for entry in sent)]

@@ -38,7 +38,7 @@ from commandbus_process import (
 from commandbus_process.tables import process as process_table
 from commandbus_process.tables import process_audit
 from tests.conftest import DOMAIN, new_process
-from tests.databases import execute
+from tests.databases import execute, write_unchecked
 from tests.faults.test_cancellation import Cancelled, waiting_sessions
 from tests.items import (
     BATCH,
@@ -427,11 +427,12 @@ async def test_a_json_null_is_no_data_when_many_are_logged(
 
 
 async def test_an_outcome_of_newer_software_is_in_nobodys_way(
-    repository: Repository, engine: AsyncEngine, process: ProcessMetadata
+    repository: Repository, database_url: str, process: ProcessMetadata
 ) -> None:
     await repository.save(process)
     entry = new_entry()
-    await insert_plainly(engine, process, entry, reply_outcome="PARTIAL", received_at=NOON)
+    await repository.log_step(DOMAIN, process.process_id, entry)
+    write_unchecked(database_url, "UPDATE commandbus.process_audit SET reply_outcome = 'PARTIAL', received_at = now()")
     assert await repository.log_steps(DOMAIN, process.process_id, [new_entry(), entry]) == 1
     other = entry.model_copy(update={"step_name": "other"})
     with pytest.raises((StoredDataError, StepAlreadyLoggedError), match=str(entry.command_id)):

@@ -26,6 +26,7 @@ from commandbus_process import (
 from commandbus_process.tables import process as process_table
 from commandbus_process.tables import process_audit
 from tests.conftest import DOMAIN, new_process
+from tests.databases import write_unchecked
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 Repository = PostgresProcessRepository
@@ -435,23 +436,21 @@ async def test_what_the_database_sets_counts_as_set(repository: Repository, proc
 
 
 async def test_a_status_of_newer_software_is_an_error_that_names_the_row(
-    repository: Repository, engine: AsyncEngine, process: ProcessMetadata
+    repository: Repository, database_url: str, process: ProcessMetadata
 ) -> None:
     await repository.save(process)
-    async with engine.begin() as connection:
-        await connection.execute(update(process_table).values(status="PAUSED"))
+    write_unchecked(database_url, "UPDATE commandbus.process SET status = 'PAUSED'")
     with pytest.raises(StoredDataError, match="status") as caught:
         await repository.get_by_id(DOMAIN, process.process_id)
     assert (caught.value.domain, caught.value.process_id) == (DOMAIN, process.process_id)
 
 
 async def test_an_outcome_of_newer_software_is_an_error_that_names_the_command(
-    repository: Repository, engine: AsyncEngine, process: ProcessMetadata
+    repository: Repository, database_url: str, process: ProcessMetadata
 ) -> None:
     entry = sent()
     await logged(repository, process, entry, None)
-    async with engine.begin() as connection:
-        await connection.execute(update(process_audit).values(reply_outcome="PARTIAL", received_at=NOON))
+    write_unchecked(database_url, "UPDATE commandbus.process_audit SET reply_outcome = 'PARTIAL', received_at = now()")
     with pytest.raises(StoredDataError, match=rf"{entry.command_id}.*reply_outcome"):
         await repository.get_audit_trail(DOMAIN, process.process_id)
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import event, insert, select, text
+from sqlalchemy import event, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
@@ -30,9 +30,9 @@ from commandbus_process import (
     StoredStateError,
     TransactionConflictError,
 )
-from commandbus_process.tables import process as process_table
 from commandbus_process.tables import process_audit
 from tests.conftest import DOMAIN, new_process
+from tests.databases import write_unchecked
 
 Repository = PostgresProcessRepository
 
@@ -45,6 +45,7 @@ class Case:
     administrator: AsyncEngine
     process: ProcessMetadata
     entry: ProcessAuditEntry
+    of_newer_software: UUID
 
     def other(self, **changes: object) -> ProcessMetadata:
         return self.process.model_copy(deep=True, update=changes)
@@ -54,14 +55,20 @@ class Case:
 
 
 @pytest.fixture
-async def case(repository: Repository, administrator: AsyncEngine, process: ProcessMetadata) -> Case:
+async def case(repository: Repository, administrator: AsyncEngine, process: ProcessMetadata, database_url: str) -> Case:
+    of_newer_software = uuid4()
+    write_unchecked(
+        database_url,
+        "INSERT INTO commandbus.process (domain, process_id, process_type, status) "
+        f"VALUES ('{DOMAIN}', '{of_newer_software}', 'order', 'PAUSED')",
+    )
     await repository.save(process)
     await repository.update(process)
     entry = ProcessAuditEntry(
         step_name="reserve", command_id=uuid4(), command_type="ReserveStock", reply_outcome=ReplyOutcome.SUCCESS
     )
     await repository.log_step(DOMAIN, process.process_id, entry)
-    return Case(repository, administrator, process, entry)
+    return Case(repository, administrator, process, entry, of_newer_software)
 
 
 Attempt = Callable[[Case, AsyncConnection], Awaitable[object]]
@@ -94,10 +101,7 @@ ATTEMPTS: dict[type[ProcessRepositoryError], Attempt] = {
 
 
 async def read_newer_status(case: Case, conn: AsyncConnection) -> None:
-    process_id = uuid4()
-    values = {"domain": DOMAIN, "process_id": process_id, "process_type": "order", "status": "PAUSED"}
-    await conn.execute(insert(process_table).values(values))
-    await case.repository.get_by_id(DOMAIN, process_id, conn)
+    await case.repository.get_by_id(DOMAIN, case.of_newer_software, conn)
 
 
 async def read_a_locked_process(case: Case, conn: AsyncConnection) -> None:

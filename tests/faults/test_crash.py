@@ -116,7 +116,7 @@ DAMAGES = {
     ),
     "a reply is another": Damage(
         Kind.RECORD_REPLY,
-        f"UPDATE {AUDIT} SET reply_outcome = 'OTHER' WHERE reply_data ->> 'token' = %(token)s",
+        f"UPDATE {AUDIT} SET reply_outcome = 'CANCELED' WHERE reply_data ->> 'token' = %(token)s",
         Verdict(changed=1),
     ),
     "an update left the version": Damage(

@@ -1,0 +1,96 @@
+"""Which command a step undoes, and CHECKs for what a row must never say.
+
+Adds a nullable column and five CHECKs. Software that does not know them goes on working: older versions of this library
+and plain SQL write none of the values that are refused.
+
+Takes an ACCESS EXCLUSIVE lock on both tables until it commits, the process first, as every writer does. It scans no
+table, so it is over at once. But it waits for whoever reads the tables, and everybody else then waits behind it. Set
+`lock_timeout` for the role that migrates, and run it again if that ends the wait.
+
+The CHECKs are NOT VALID: they hold for each row that is written from now on, and rows that break one stay readable.
+Such a row can only be updated by an UPDATE that mends it. Empty tables have nothing to check, so their CHECKs are valid
+at once. In tables with rows, this finds those that break one:
+
+    SELECT domain, process_id, status, version FROM commandbus.process
+        WHERE version < 1 OR status NOT IN ('PENDING', 'IN_PROGRESS', 'WAITING', 'WAITING_FOR_TSQ', 'COMPENSATING',
+                                            'COMPLETED', 'COMPENSATED', 'FAILED', 'CANCELED');
+    SELECT domain, process_id, command_id, reply_outcome FROM commandbus.process_audit
+        WHERE reply_outcome NOT IN ('SUCCESS', 'FAILED', 'CANCELED')
+           OR (reply_outcome IS NULL AND reply_data <> 'null');
+
+Mend them, and validate when you like. New rows do not need it. It reads the table once, under a SHARE UPDATE EXCLUSIVE
+lock, so everybody goes on reading and writing:
+
+    ALTER TABLE commandbus.process VALIDATE CONSTRAINT process_status_known;
+    ALTER TABLE commandbus.process VALIDATE CONSTRAINT process_version_positive;
+    ALTER TABLE commandbus.process_audit VALIDATE CONSTRAINT process_audit_outcome_known;
+    ALTER TABLE commandbus.process_audit VALIDATE CONSTRAINT process_audit_data_with_outcome;
+    ALTER TABLE commandbus.process_audit VALIDATE CONSTRAINT process_audit_compensates_another;
+
+Revision ID: 0004
+Revises: 0003
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+LOCK = "LOCK TABLE commandbus.process, commandbus.process_audit IN ACCESS EXCLUSIVE MODE"
+
+# None has a name that PostgreSQL gives to a CHECK by itself (table_column_check): hand-written tables may have that.
+CHECKS = {
+    "process": {
+        # The server prepares a CHECK again for each statement. IN would be nine expressions: 12 µs an update, not 6.
+        "process_status_known": "status = ANY ('{PENDING,IN_PROGRESS,WAITING,WAITING_FOR_TSQ,COMPENSATING,"
+        "COMPLETED,COMPENSATED,FAILED,CANCELED}'::text[])",
+        "process_version_positive": "version >= 1",
+    },
+    "process_audit": {
+        "process_audit_outcome_known": "reply_outcome = ANY ('{SUCCESS,FAILED,CANCELED}'::text[])",
+        # A JSON null is no data: other software writes it for none.
+        "process_audit_data_with_outcome": "reply_outcome IS NOT NULL OR reply_data IS NULL "
+        "OR reply_data = 'null'::jsonb",
+        "process_audit_compensates_another": "compensates <> command_id",
+    },
+}
+
+# One statement for both `upgrade` and `upgrade --sql`. The lock is held, so that an empty table stays empty.
+VALIDATE_IF_EMPTY = """
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM commandbus.{table}) THEN
+        {validate};
+    END IF;
+END
+$$
+"""
+
+# The triggers of commandbus_process.guards know the column that goes.
+REMOVE_GUARDS = (
+    "DROP FUNCTION IF EXISTS commandbus.guard_process() CASCADE",
+    "DROP FUNCTION IF EXISTS commandbus.guard_process_audit() CASCADE",
+)
+
+
+def upgrade() -> None:
+    op.execute(LOCK)
+    op.add_column("process_audit", sa.Column("compensates", sa.Uuid), schema="commandbus")
+    for table, checks in CHECKS.items():
+        for name, condition in checks.items():
+            op.create_check_constraint(name, table, condition, schema="commandbus", postgresql_not_valid=True)
+        validate = ", ".join(f"VALIDATE CONSTRAINT {name}" for name in checks)
+        op.execute(VALIDATE_IF_EMPTY.format(table=table, validate=f"ALTER TABLE commandbus.{table} {validate}"))
+
+
+def downgrade() -> None:
+    op.execute(LOCK)
+    for statement in REMOVE_GUARDS:
+        op.execute(statement)
+    for table, checks in CHECKS.items():
+        for name in checks:
+            op.drop_constraint(name, table, schema="commandbus")
+    op.drop_column("process_audit", "compensates", schema="commandbus")
