@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import is_dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any, Generic, TypeAlias
+from typing import Annotated, Any, Generic, LiteralString, TypeAlias
 from uuid import UUID
 
 from pydantic import (
@@ -17,7 +17,7 @@ from pydantic import (
     JsonValue,
     field_validator,
 )
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from typing_extensions import TypeVar
 
 JsonObject: TypeAlias = dict[str, JsonValue]
@@ -59,6 +59,13 @@ class ReplyOutcome(StrEnum):
     CANCELED = "CANCELED"
 
 
+MESSAGES: dict[str, LiteralString] = {
+    "storable_text": "must not contain a NUL character or a lone surrogate, which PostgreSQL cannot store",
+    "storable_time": "must lie in the years 1 to 9999 in UTC",
+}
+"""What the errors of these models say, by their type. No other type's text is quoted: it may be made of data."""
+
+
 class _Storable:
     """Refuses what a PostgreSQL text cannot hold. It is a pattern, so that no Python runs for each text."""
 
@@ -66,7 +73,7 @@ class _Storable:
         storable = core_schema.custom_error_schema(
             core_schema.str_schema(pattern=r"^[^\x00]*$"),
             custom_error_type="storable_text",
-            custom_error_message="must not contain a NUL character or a lone surrogate, which PostgreSQL cannot store",
+            custom_error_message=MESSAGES["storable_text"],
         )
         return core_schema.chain_schema([handler(source), storable])
 
@@ -75,7 +82,7 @@ def _in_utc(value: datetime) -> datetime:
     try:
         return value.astimezone(UTC)
     except OverflowError as error:
-        raise ValueError("must lie in the years 1 to 9999 in UTC") from error
+        raise PydanticCustomError("storable_time", MESSAGES["storable_time"]) from error
 
 
 StorableText = Annotated[str, _Storable()]
