@@ -143,6 +143,18 @@ class ProcessMetadata(ProcessFields, Generic[StateT]):
             return value
         return handler(value)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pickle finds a class by its name in its module, where a parametrised one is only if it was made at the top of
+        # that module. So it is made again, of what it was made of.
+        made_of = type(self).__pydantic_generic_metadata__
+        class_or_origin = made_of["origin"] or type(self)
+        return _without_fields, (class_or_origin, made_of["args"]), self.__getstate__()
+
+
+def _without_fields(origin: Any, args: tuple[Any, ...]) -> BaseModel:  # noqa: ANN401 - a class, generic if there are args
+    of_class: type[BaseModel] = origin[args] if args else origin
+    return of_class.__new__(of_class)
+
 
 class EntryFields(_Model):
     """What is known of every step, whatever the data of its command and its reply."""
