@@ -8,7 +8,8 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from commandbus_process._json import json_array, json_object_text, json_row, reason
+from commandbus_process._json import json_array, json_object_text, json_row
+from commandbus_process._reasons import reason
 from commandbus_process._statements import JSON_COLUMNS
 from commandbus_process.errors import InvalidInputError
 from commandbus_process.models import (
@@ -50,7 +51,8 @@ def checked(adapter: TypeAdapter[CheckedT], field: str, value: CheckedT) -> Chec
     try:
         return adapter.validate_python(value, strict=True)
     except ValidationError as error:
-        raise InvalidInputError(field, reason(error)) from error
+        # The original, which stays in __context__, quotes values; tracebacks do not print it then.
+        raise InvalidInputError(field, reason(error)) from None
 
 
 def checked_uuid(field: str, value: UUID) -> UUID:
@@ -84,7 +86,8 @@ def checked_fields(model: ProcessFields | EntryFields, names: Collection[str]) -
     try:
         fields = (_PROCESS_FIELDS if is_process else _ENTRY_FIELDS).validate_python(vars(model))
     except ValidationError as error:
-        raise InvalidInputError("process" if is_process else "entry", reason(error)) from error
+        # The original, which stays in __context__, quotes values; tracebacks do not print it then.
+        raise InvalidInputError("process" if is_process else "entry", reason(error)) from None
     return {name: fields[name] for name in names if name in fields}
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import is_dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any, Generic, TypeAlias
+from typing import Annotated, Any, Generic, LiteralString, TypeAlias
 from uuid import UUID
 
 from pydantic import (
@@ -17,7 +17,7 @@ from pydantic import (
     JsonValue,
     field_validator,
 )
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from typing_extensions import TypeVar
 
 JsonObject: TypeAlias = dict[str, JsonValue]
@@ -59,6 +59,13 @@ class ReplyOutcome(StrEnum):
     CANCELED = "CANCELED"
 
 
+MESSAGES: dict[str, LiteralString] = {
+    "storable_text": "must not contain a NUL character or a lone surrogate, which PostgreSQL cannot store",
+    "storable_time": "must lie in the years 1 to 9999 in UTC",
+}
+"""What the errors of these models say, by their type. No other type's text is quoted: it may be made of data."""
+
+
 class _Storable:
     """Refuses what a PostgreSQL text cannot hold. It is a pattern, so that no Python runs for each text."""
 
@@ -66,7 +73,7 @@ class _Storable:
         storable = core_schema.custom_error_schema(
             core_schema.str_schema(pattern=r"^[^\x00]*$"),
             custom_error_type="storable_text",
-            custom_error_message="must not contain a NUL character or a lone surrogate, which PostgreSQL cannot store",
+            custom_error_message=MESSAGES["storable_text"],
         )
         return core_schema.chain_schema([handler(source), storable])
 
@@ -75,7 +82,7 @@ def _in_utc(value: datetime) -> datetime:
     try:
         return value.astimezone(UTC)
     except OverflowError as error:
-        raise ValueError("must lie in the years 1 to 9999 in UTC") from error
+        raise PydanticCustomError("storable_time", MESSAGES["storable_time"]) from error
 
 
 StorableText = Annotated[str, _Storable()]
@@ -135,6 +142,18 @@ class ProcessMetadata(ProcessFields, Generic[StateT]):
         if unparametrised and (isinstance(value, BaseModel) or (is_dataclass(value) and not isinstance(value, type))):
             return value
         return handler(value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pickle finds a class by its name in its module, where a parametrised one is only if it was made at the top of
+        # that module. So it is made again, of what it was made of.
+        made_of = type(self).__pydantic_generic_metadata__
+        class_or_origin = made_of["origin"] or type(self)
+        return _without_fields, (class_or_origin, made_of["args"]), self.__getstate__()
+
+
+def _without_fields(origin: Any, args: tuple[Any, ...]) -> BaseModel:  # noqa: ANN401 - a class, generic if there are args
+    of_class: type[BaseModel] = origin[args] if args else origin
+    return of_class.__new__(of_class)
 
 
 class EntryFields(_Model):

@@ -37,7 +37,17 @@ from tests.items import (
     new_processes,
     numbers,
 )
-from tests.test_state import EXPRESS, ORDER, REFUND, CamelCase, OrderState, RefundState, Shipment, process_with
+from tests.test_state import (
+    EXPRESS,
+    ORDER,
+    REFUND,
+    CamelCase,
+    ExpressOrderState,
+    OrderState,
+    RefundState,
+    Shipment,
+    process_with,
+)
 
 Repository = PostgresProcessRepository[JsonObject]
 Connection = AsyncConnection | None
@@ -46,11 +56,11 @@ Connection = AsyncConnection | None
 @pytest.mark.parametrize(
     ("state_type", "states"),
     [
-        (OrderState, [ORDER, EXPRESS]),
-        (OrderState | RefundState, [REFUND, EXPRESS, ORDER]),
+        (OrderState | ExpressOrderState, [ORDER, EXPRESS]),
+        (OrderState | RefundState | ExpressOrderState, [REFUND, EXPRESS, ORDER]),
         (Shipment, [Shipment(parcel=uuid4(), sent_on=NOON)]),
         (CamelCase, [CamelCase(orderId=7)]),
-        ({"order": OrderState, "refund": RefundState}, [ORDER, REFUND, EXPRESS]),
+        ({"order": OrderState | ExpressOrderState, "refund": RefundState}, [ORDER, REFUND, EXPRESS]),
         (OrderState | None, [None, ORDER]),
     ],
     ids=["with a subclass", "a union", "a dataclass", "with an alias", "by process type", "or none"],

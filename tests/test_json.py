@@ -26,21 +26,22 @@ SETTINGS = settings(
 )
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT
+# Larger floats have no fraction, and jsonb gives them back as integers: they are refused.
+LARGE = 1e16
+FLOATS = st.floats(-LARGE, LARGE, exclude_min=True, exclude_max=True)
+SCALARS = st.none() | st.booleans() | st.integers() | FLOATS | TEXT
 VALUES: st.SearchStrategy[Any] = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=5) | st.dictionaries(TEXT, inner, max_size=5), max_leaves=20
 )
 OBJECTS: st.SearchStrategy[dict[str, Any]] = st.dictionaries(TEXT, VALUES, max_size=6)
 
 BAD_SCALARS = st.sampled_from(
-    [float("nan"), float("inf"), float("-inf"), "\0", "\ud800", "a\udfff", (1,), b"x", {1: 2}]
+    [float("nan"), float("inf"), float("-inf"), LARGE, -1.5e300, "\0", "\ud800", "a\udfff", (1,), b"x", {1: 2}]
 )
 
 
 def equal(stored: JsonValue, given: JsonValue) -> bool:
-    """Equality, except that `jsonb` may give a float back as the integer that it writes for it (1e23 as 10**23)."""
-    if isinstance(given, float) and isinstance(stored, int):
-        return float(stored) == given
+    """Equality that knows types: to Python, 1 equals True and 1.0."""
     if isinstance(given, dict) and isinstance(stored, dict):
         return stored.keys() == given.keys() and all(equal(stored[key], given[key]) for key in given)
     if isinstance(given, list) and isinstance(stored, list):
@@ -57,7 +58,11 @@ async def shared_engine(shared_url: str) -> AsyncIterator[AsyncEngine]:
 
 @SETTINGS
 @given(state=OBJECTS, command_data=st.none() | OBJECTS, reply_data=st.none() | OBJECTS)
-@example(state={"x": 1e23, "y": 5e-324, "z": -0.0, "n": 10**400}, command_data={}, reply_data={"\\u0000": "\\\\u0000"})
+@example(
+    state={"x": 9007199254740993.0, "y": 5e-324, "z": -0.0, "n": 10**400},
+    command_data={},
+    reply_data={"\\u0000": "\\\\u0000"},
+)
 @example(state={"\ue000\u202e\x1f\x7f": "\U0001f600"}, command_data={"": {"": [[], {}]}}, reply_data=None)
 async def test_any_json_object_survives(
     shared_engine: AsyncEngine, state: Any, command_data: Any, reply_data: Any

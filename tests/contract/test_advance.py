@@ -243,7 +243,7 @@ async def test_a_reply_without_a_time_was_received_at_this_moment(committed: Wai
 async def test_what_is_sent_is_stored_as_the_single_methods_store_it(committed: Waiting) -> None:
     """The entries go to the server in another form than a single one, where anything could change on the way."""
     odd: JsonObject = {
-        "n": [1e23, 10**30, -0.5, 1.0, True, None, {}, []],
+        "n": [1e-7, 10**30, -0.5, 1.0, True, None, {}, []],
         'k"\\': "é\n\t\x7f\u2028😀 \\u0041 '",
         "": "$1 %s :x",
     }
@@ -496,9 +496,9 @@ def at_another_time(entry: ProcessAuditEntry) -> ProcessAuditEntry:
 async def test_a_step_that_was_taken_already_changes_nothing(
     waiting: Waiting, *, with_reply: bool, names: list[str]
 ) -> None:
-    reply = reply_to(waiting.asked, reply_data={"large": 1e23}) if with_reply else None
-    sent = [new_command(name, command_data={"large": 1e23}) for name in names]
-    process, again = waiting.next(state={"large": 1e23}), waiting.next(state={"large": 1e23})
+    reply = reply_to(waiting.asked, reply_data={"small": 1e-7}) if with_reply else None
+    sent = [new_command(name, command_data={"small": 1e-7}) for name in names]
+    process, again = waiting.next(state={"small": 1e-7}), waiting.next(state={"small": 1e-7})
     await waiting.repository.advance(process, waiting.conn, reply=reply, sent=sent)
     for entry in sent:  # their replies come in the meantime, which do not change the process
         await waiting.repository.update_step_reply(*waiting.key, entry.command_id, reply_to(entry), waiting.conn)

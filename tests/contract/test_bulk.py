@@ -191,7 +191,7 @@ ODD_OBJECT: JsonObject = {
     "text": ODD_TEXT,
     ODD_TEXT: ODD_TEXT,
     "": None,
-    "numbers": [1e23, 1e-7, 1.0, 1, -0.0, 5e-324, 1.7976931348623157e308, 10**100, -(10**300), 2**63, 0.1],
+    "numbers": [1e-7, 1.0, 1, -0.0, 5e-324, 10**100, -(10**300), 2**63, 0.1],
     "position": 7,
     "domain": "another",
     "nested": {"position": -1, "state": {"state": [[], {}, [{}], None, True, False]}},

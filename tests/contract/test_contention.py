@@ -86,10 +86,10 @@ async def test_a_step_and_a_reply_delivered_by_eight_tasks_at_once(
     repository: Repository, process: ProcessMetadata
 ) -> None:
     await repository.save(process)
-    entry = ProcessAuditEntry(step_name="reserve", command_id=uuid4(), command_type="Reserve", command_data={"n": 1e23})
+    entry = ProcessAuditEntry(step_name="reserve", command_id=uuid4(), command_type="Reserve", command_data={"n": 1e-7})
     await asyncio.gather(*(repository.log_step(DOMAIN, process.process_id, entry) for _ in range(8)))
     assert await repository.get_audit_trail(DOMAIN, process.process_id) != []
-    answer = entry.model_copy(update={"reply_outcome": ReplyOutcome.SUCCESS, "reply_data": {"n": 1e23}})
+    answer = entry.model_copy(update={"reply_outcome": ReplyOutcome.SUCCESS, "reply_data": {"n": 1e-7}})
     key = DOMAIN, process.process_id, entry.command_id
     await asyncio.gather(*(repository.update_step_reply(*key, answer) for _ in range(8)))
     [found] = await repository.get_audit_trail(DOMAIN, process.process_id)

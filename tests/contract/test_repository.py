@@ -248,7 +248,7 @@ async def test_logging_the_same_entry_again_changes_nothing(
     repository: Repository, conn: Connection, process: ProcessMetadata
 ) -> None:
     entry = sent()
-    entry.command_data = {"large": 1e23, "text": "é\n"}
+    entry.command_data = {"small": 1e-7, "text": "é\n"}
     await logged(repository, process, entry, conn)
     await repository.log_step(DOMAIN, process.process_id, entry, conn)
     later = entry.model_copy(update={"sent_at": NOON + timedelta(hours=1)})
@@ -344,7 +344,7 @@ async def test_the_same_reply_again_changes_nothing(repository: Repository, conn
     process, entry = new_process(), sent()
     await logged(repository, process, entry, conn)
     first = reply(entry)
-    first.reply_data = {"large": 1e23}
+    first.reply_data = {"small": 1e-7}
     again = first.model_copy(update={"received_at": NOON + timedelta(days=1)})
     for each in (first, again):
         await repository.update_step_reply(DOMAIN, process.process_id, entry.command_id, each, conn)

@@ -91,7 +91,7 @@ ATTEMPTS: dict[type[ProcessRepositoryError], Attempt] = {
         conn,
     ),
     InvalidInputError: lambda case, conn: case.repository.update(case.other(state={"total": float("nan")}), conn),
-    StoredStateError: lambda case, conn: Repository(case.repository._engine, state_type=list[int]).get_by_id(  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    StoredStateError: lambda case, conn: Repository(case.repository._engine, state_type=dict[str, int]).get_by_id(  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         DOMAIN, case.process.process_id, conn
     ),
     StoredDataError: lambda case, conn: read_newer_status(case, conn),  # noqa: PLW0108 - it is defined below

@@ -1,0 +1,99 @@
+"""Why a value was refused, in words that quote nothing of it: it may be secret.
+
+Pydantic's messages quote values even with `hide_input_in_errors`: the tag of a union, the keys of a dictionary in the
+path to an error, the text of a validator.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any, TypeAlias, cast
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails, PydanticKnownError
+
+from commandbus_process.models import MESSAGES, EntryFields, ProcessAuditEntry, ProcessFields
+
+OWN_FIELDS = frozenset({*ProcessFields.model_fields, *EntryFields.model_fields, *ProcessAuditEntry.model_fields})
+
+# What the placeholders of Pydantic's messages stand for, where that comes from the type. The others ("error", "tag",
+# "actual_length") come from the value.
+_OF_THE_TYPE = frozenset(
+    {"attribute", "class", "class_name", "discriminator", "expected", "expected_plural", "expected_schemes"}
+    | {"expected_version", "method_name", "pattern"}
+    | {"decimal_places", "max_digits", "max_length", "min_length", "whole_digits"}
+    | {"ge", "gt", "le", "lt", "multiple_of"}
+)
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+Path: TypeAlias = tuple[int | str, ...]
+
+
+def reason(error: Exception, declared: Collection[str] = OWN_FIELDS) -> str:
+    """Say what was refused and where.
+
+    Args:
+        error: What was raised. Of anything but a Pydantic error, only the class is named.
+        declared: The names that the type has. Others in the path are keys of dictionaries or extra fields, which are
+            data, and become `*`.
+    """
+    if not isinstance(error, ValidationError):
+        return f"raised {type(error).__name__}"
+    return _joined(error, lambda path: (part if isinstance(part, int) or part in declared else "*" for part in path))
+
+
+def json_reason(error: ValidationError) -> str:
+    """Say what was refused in a JSON value, and where: its keys are all data."""
+    # Before each key or position, Pydantic names the alternative that it tried.
+    return _joined(
+        error, lambda path: (part if kind == "list" else "*" for kind, part in zip(path[::2], path[1::2], strict=False))
+    )
+
+
+def _joined(error: ValidationError, shown: Callable[[Path], Iterable[object]], most: int = 3) -> str:
+    found = error.errors(include_url=False, include_input=False)
+    told = [f"{'.'.join(map(str, shown(item['loc'])))}: {_message(item)}".removeprefix(": ") for item in found[:most]]
+    more = len(found) - len(told)
+    return "; ".join(told) + (f" (and {more} more)" if more > 0 else "")
+
+
+def _message(item: ErrorDetails) -> str:
+    kind: Any = item["type"]
+    if kind in MESSAGES:
+        return MESSAGES[kind]
+    if kind == "json_invalid" and "recursion limit" in item["msg"]:
+        return "nests too deep to be read"
+    try:
+        # Rendered anew: the validator of a model may raise an error of the same type with a text of its own.
+        known = PydanticKnownError(kind, item.get("ctx"))
+        if _OF_THE_TYPE.issuperset(_PLACEHOLDER.findall(known.message_template)):
+            return known.message()
+    except (KeyError, TypeError, ValueError):
+        pass
+    return str(kind)
+
+
+def declared_names(schema: object) -> Iterator[str]:
+    """Find all names in a Pydantic schema: of fields, their aliases, classes, and tags of unions."""
+    if isinstance(schema, (list, tuple)):
+        for each in cast("list[object]", schema):
+            yield from declared_names(each)
+    if not isinstance(schema, dict):
+        return
+    for key, value in cast("dict[str, Any]", schema).items():
+        if key in {"fields", "choices"} and isinstance(value, dict):
+            yield from map(str, cast("dict[object, object]", value))
+        elif key == "cls":
+            yield value.__name__
+        elif key in {"name", "cls_name"} and isinstance(value, str):
+            yield value
+        elif key in {"alias", "validation_alias", "serialization_alias"}:
+            yield from _texts(value)
+        yield from declared_names(cast("object", value))
+
+
+def _texts(alias: object) -> Iterator[str]:
+    if isinstance(alias, str):
+        yield alias
+    elif isinstance(alias, list):
+        for each in cast("list[object]", alias):
+            yield from _texts(each)
