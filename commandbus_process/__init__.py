@@ -20,7 +20,14 @@ from commandbus_process.errors import (
     StoredStateError,
     TransactionConflictError,
 )
-from commandbus_process.models import JsonObject, ProcessAuditEntry, ProcessMetadata, ProcessStatus, ReplyOutcome
+from commandbus_process.models import (
+    JsonObject,
+    ProcessAuditEntry,
+    ProcessMetadata,
+    ProcessStatus,
+    ReplyOutcome,
+    StepReply,
+)
 from commandbus_process.postgres import PostgresProcessRepository
 from commandbus_process.repository import ProcessRepository
 
@@ -45,6 +52,7 @@ __all__ = [
     "StepAlreadyLoggedError",
     "StepError",
     "StepNotFoundError",
+    "StepReply",
     "StoredDataError",
     "StoredStateError",
     "TransactionConflictError",

@@ -2,18 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Executable
 from sqlalchemy.exc import DBAPIError
 
 from commandbus_process import _statements
-from commandbus_process._conflicts import ROUNDS, check_as_expected, logging_error, reply_error
+from commandbus_process._conflicts import ROUNDS, logging_error, reply_error, stamp_to_try
 from commandbus_process._input import entry_values
-from commandbus_process._rows import Written, row_of, written_of
+from commandbus_process._rows import Written, first_row, read_written, stamps_of, written_from
 from commandbus_process._transaction import is_in_autocommit, sqlstate_of
 from commandbus_process.errors import NothingWrittenError, ProcessError
-from commandbus_process.models import ProcessAuditEntry, ProcessMetadata
+from commandbus_process.models import ProcessAuditEntry, ProcessMetadata, StepReply
 
 _SEVERAL = 2  # or more
 
@@ -27,8 +27,18 @@ _STATEMENTS: Mapping[tuple[bool, int], Executable] = {
     (True, _SEVERAL): _statements.ADVANCE_ON_REPLY_WITH_SENT,
 }
 
-# What the statement fails with where it would write a part only.
+# What the statement fails with if it would write a part only, by a cast that fails on purpose.
 _INVALID_TEXT_REPRESENTATION = "22P02"
+
+
+class Redelivered(NamedTuple):
+    """The step was taken already.
+
+    Attributes:
+        row: What the database has set, if the row has what the object has; `None` if it has something else.
+    """
+
+    row: Written | None
 
 
 class Step:
@@ -44,21 +54,22 @@ class Step:
     def __init__(
         self,
         process: ProcessMetadata[Any],
-        reply: ProcessAuditEntry | None,
+        reply: ProcessAuditEntry | StepReply | None,
         sent: Sequence[ProcessAuditEntry],
         values: Mapping[str, Any],
     ) -> None:
         self._key = process.domain, process.process_id
+        self._stamps = stamps_of(process)
         self._reply = reply
         self._sent = sent
-        self._values = values
+        self._values = dict(values)
 
-    def take(self, connection: Connection) -> Written:
-        """Write everything or nothing, and return the process's new version and time."""
+    def take(self, connection: Connection) -> Written | Redelivered:
+        """Write everything or nothing."""
         for _ in range(ROUNDS):
-            written = self._write(connection) or self._look_why(connection)
-            if written is not None:
-                return written
+            done = self._write(connection) or self._look_why(connection)
+            if done is not None:
+                return done
         raise NothingWrittenError(*self._key)
 
     def _write(self, connection: Connection) -> Written | None:
@@ -69,9 +80,9 @@ class Step:
         needs_savepoint = may_fail and not is_in_autocommit(connection)
         try:
             with connection.begin_nested() if needs_savepoint else nullcontext():
-                return written_of(connection.execute(statement, self._values))
+                return read_written(connection.execute(statement, self._values))
         except DBAPIError as error:
-            if sqlstate_of(error) != _INVALID_TEXT_REPRESENTATION:
+            if not is_part_written(error):
                 raise
             if may_fail:
                 return None
@@ -79,26 +90,30 @@ class Step:
             # from committing a part.
             raise NothingWrittenError(*self._key) from error
 
-    def _look_why(self, connection: Connection) -> Written | None:
+    def _look_why(self, connection: Connection) -> Redelivered | None:
         """Return what a redelivery wrote; raise why nothing was written; return `None` if nothing is in the way."""
-        actual = row_of(connection.execute(_statements.UPDATED_PROCESS, self._values))
+        actual = first_row(connection.execute(_statements.UPDATED_PROCESS, self._values))
         recorded = None
         if self._reply is not None:
-            recorded = row_of(connection.execute(_statements.RECORDED_REPLY, self._values))
-        logged = [row_of(connection.execute(_statements.LOGGED_STEP, self._logging(entry))) for entry in self._sent]
-        steps = [*([recorded] if self._reply is not None else []), *logged]
-        are_there = all(step is not None and step["same"] for step in steps)
-        if actual is not None and actual["version"] == self._values["key_version"] + 1 and actual["same"] and are_there:
-            return Written(actual["updated_at"], actual["version"])
-        check_as_expected(self._values, actual)
+            recorded = first_row(connection.execute(_statements.RECORDED_REPLY, self._values))
+        logged = [first_row(connection.execute(_statements.LOGGED_STEP, self._logging(entry))) for entry in self._sent]
+        parts = [*([recorded] if self._reply is not None else []), *logged]
+        if actual is not None and parts and all(part is not None and part["same"] for part in parts):
+            return Redelivered(written_from(actual["written"]) if actual["same"] else None)
+        self._values["key_stamp"] = stamp_to_try(self._values, self._stamps, actual)
+        not_there = [entry for entry, row in zip(self._sent, logged, strict=True) if row is None or not row["same"]]
+        missing = f"command {not_there[0].command_id}" if not_there else "the reply"
         errors: list[ProcessError | None] = [
-            logging_error(*self._key, each, entry) for each, entry in zip(logged, self._sent, strict=True)
+            logging_error(*self._key, each, entry, missing) for each, entry in zip(logged, self._sent, strict=True)
         ]
         if self._reply is not None:
-            errors.insert(0, reply_error(*self._key, self._reply.command_id, recorded, self._reply))
-        for error in errors:
-            if error is not None:
-                raise error
+            errors.insert(0, reply_error(*self._key, recorded, self._reply, missing))
+        first = next((error for error in errors if error is not None), None)
+        try:
+            if first is not None:
+                raise first
+        finally:
+            del first, errors  # else the error, its traceback and this frame would refer to each other
         return None
 
     def _logging(self, entry: ProcessAuditEntry) -> dict[str, Any]:
@@ -107,3 +122,9 @@ class Step:
             **entry_values(entry, _statements.ENTRY),
             "key_command_id": entry.command_id,
         }
+
+
+def is_part_written(error: DBAPIError) -> bool:
+    """Whether a statement failed because it would have written a part only. A trigger's own error is not that."""
+    message = getattr(getattr(error.orig, "diag", None), "message_primary", None) or ""
+    return sqlstate_of(error) == _INVALID_TEXT_REPRESENTATION and _statements.PART_WRITTEN in message

@@ -13,12 +13,13 @@ from commandbus_process._batches import Batch, Prepared, in_batches
 from commandbus_process._conflicts import ROUNDS, logging_error, raise_all
 from commandbus_process._copy import copy_rows
 from commandbus_process._input import check_loggable, checked_fields, entry_values, found_by
-from commandbus_process._rows import Row, Rows, set_stored
+from commandbus_process._json import json_array, json_row
+from commandbus_process._rows import Row, Rows, forget_row, set_stored, written_from
 from commandbus_process._transaction import conflicts_told, unit
 from commandbus_process.errors import NothingWrittenError, ProcessAlreadyExistsError, ProcessError
 from commandbus_process.models import ProcessAuditEntry, ProcessMetadata, StateT
-from commandbus_process.tables import FIRST_VERSION, process_audit
 from commandbus_process.tables import process as process_table
+from commandbus_process.tables import process_audit
 
 ItemT = TypeVar("ItemT")
 
@@ -41,9 +42,18 @@ async def save_many(
             positions = _positions(connection, _statements.SAVE_MANY, processes=batch.as_json())
             taken = [batch.items[position] for position in positions]
             raise_all([ProcessAlreadyExistsError(process.domain, process.process_id) for process in taken])
-        for process in batch.items:
-            set_stored(process, FIRST_VERSION)
+        note_stored(connection, batch)
         return len(batch.items)
+
+    def note_stored(connection: Connection, batch: Batch[ProcessMetadata[StateT]]) -> None:
+        """Read what the database has set: COPY returns nothing."""
+        keys = json_array(
+            json_row({"position": position, "domain": each.domain, "process_id": each.process_id}, ())
+            for position, each in enumerate(batch.items)
+        )
+        for position, written in connection.execute(_statements.WRITTEN_MANY, {"keys": keys}):
+            forget_row(batch.items[position])
+            set_stored(batch.items[position], written_from(written), is_committed=True)
 
     async with unit(engine, conn) as connection:
 

@@ -14,7 +14,7 @@ from commandbus_process.errors import (
     StepAlreadyLoggedError,
     StepNotFoundError,
 )
-from commandbus_process.models import ProcessAuditEntry
+from commandbus_process.models import ProcessAuditEntry, StepReply
 
 ErrorT = TypeVar("ErrorT", bound=ProcessError)
 
@@ -22,48 +22,66 @@ ROUNDS = 10
 """How often a write is tried whose obstacle has gone by the time that it is looked for."""
 
 
-def check_as_expected(values: Mapping[str, Any], actual: Row | None) -> None:
-    """Tell why an update changed nothing, if the process tells it.
+def stamp_to_try(values: Mapping[str, Any], stamps: Sequence[str], actual: Row | None) -> str | None:
+    """Raise why an update changed nothing, or return which row it is to be tried with again.
+
+    A row that is one of those that the object matches has come back by a rollback, and nobody else has written it. Any
+    other row was written by somebody else.
 
     Args:
         values: The parameters of the update.
+        stamps: The rows that the object matches, newest last; none if only its version is known.
         actual: What is stored.
 
     Raises:
-        ProcessNotFoundError: Nothing is.
-        ConcurrentUpdateError: The version is another one.
-        InvalidInputError: The type is another one, where states depend on it.
+        ProcessNotFoundError: Nothing is stored.
+        InvalidInputError: The row has another process type.
+        ConcurrentUpdateError: The row is none of those that the object matches.
     """
     key = values["key_domain"], values["key_process_id"]
     if actual is None:
         raise ProcessNotFoundError(*key)
-    expected, process_type = values["key_version"], values["key_process_type"]
+    if values["key_process_type"] != actual["process_type"]:
+        raise InvalidInputError("process_type", f"is {actual['process_type']!r} in its row, and stays that")
+    if stamps:
+        if actual["stamp"] in stamps:
+            return str(actual["stamp"])
+        raise ConcurrentUpdateError(*key, int(stamps[-1].split(" ", 1)[0]), actual["version"])
+    expected = values["key_version"]
     if expected is not None and expected != actual["version"]:
         raise ConcurrentUpdateError(*key, expected, actual["version"])
-    if process_type is not None and process_type != actual["process_type"]:
-        raise InvalidInputError("process_type", f"is {actual['process_type']!r} in its row, and stays that")
+    return None
 
 
 def logging_error(
-    domain: str, process_id: UUID, logged: Row | None, entry: ProcessAuditEntry
+    domain: str, process_id: UUID, logged: Row | None, entry: ProcessAuditEntry, missing: str = "the rest of its step"
 ) -> ProcessNotFoundError | StepAlreadyLoggedError | None:
-    """Return why an entry was not logged: no row, no process; `None` where nothing is in the way any more."""
+    """Return why an entry was not logged: no row, no process; `None` if nothing is in the way any more."""
     if logged is None:
-        return ProcessNotFoundError(domain, process_id)
+        return ProcessNotFoundError(domain, process_id, can_come=True)
     if logged["command_id"] is None:
         return None
-    return StepAlreadyLoggedError(domain, process_id, entry_of(domain, process_id, logged), entry)
+    return StepAlreadyLoggedError(domain, process_id, entry_of(domain, process_id, logged), entry, missing)
 
 
 def reply_error(
-    domain: str, process_id: UUID, command_id: UUID, recorded: Row | None, entry: ProcessAuditEntry
+    domain: str,
+    process_id: UUID,
+    recorded: Row | None,
+    reply: ProcessAuditEntry | StepReply,
+    missing: str = "the rest of its step",
 ) -> StepNotFoundError | ReplyConflictError | None:
-    """Return why a reply was not recorded: no row, no step; `None` where nothing is in the way any more."""
+    """Return why a reply was not recorded: no row, no step; `None` if nothing is in the way any more."""
     if recorded is None:
-        return StepNotFoundError(domain, process_id, command_id)
+        return StepNotFoundError(domain, process_id, reply.command_id)
     if recorded["reply_outcome"] is None:
         return None
-    return ReplyConflictError(domain, process_id, entry_of(domain, process_id, recorded), entry)
+    return ReplyConflictError(domain, process_id, entry_of(domain, process_id, recorded), reply, missing)
+
+
+def raise_first(errors: Sequence[ErrorT | None]) -> None:
+    """Raise the first error, if there is one."""
+    raise_all([error for error in errors if error is not None][:1])
 
 
 def raise_all(errors: Sequence[ErrorT]) -> None:
@@ -74,4 +92,7 @@ def raise_all(errors: Sequence[ErrorT]) -> None:
     first.others = tuple(others)
     if others:
         first.args = (f"{first} (and {len(others)} more, in .others)",)
-    raise first
+    try:
+        raise first
+    finally:
+        del first, errors  # else the error, its traceback and this frame would refer to each other

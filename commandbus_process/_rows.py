@@ -23,7 +23,15 @@ from commandbus_process import _statements
 from commandbus_process._json import JSON_OBJECT
 from commandbus_process._reasons import reason
 from commandbus_process.errors import StoredDataError
-from commandbus_process.models import JsonObject, ProcessAuditEntry, ProcessFields, ProcessStatus, ReplyOutcome
+from commandbus_process.models import (
+    STAMPS,
+    JsonObject,
+    ProcessAuditEntry,
+    ProcessFields,
+    ProcessStatus,
+    ReplyOutcome,
+    RowStamps,
+)
 
 Row: TypeAlias = dict[str, Any]
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -46,7 +54,7 @@ class Rows:
         return [dict(zip(self.columns, row, strict=True)) for row in zip(*self.columns.values(), strict=True)]
 
 
-def row_of(result: CursorResult[*tuple[Any, ...]]) -> Row | None:
+def first_row(result: CursorResult[*tuple[Any, ...]]) -> Row | None:
     """Return the row that there is, or `None`."""
     rows = Rows(result).one_by_one()
     return rows[0] if rows else None
@@ -83,8 +91,26 @@ def check_numbers(texts: Iterable[str | None]) -> None:
             raise ValueError("has a number that may be beyond floats")
 
 
-def _in_utc(times: Iterable[datetime | None]) -> list[datetime | None]:
-    return [None if time is None else time.astimezone(UTC) for time in times]
+def _time(text: str) -> datetime:
+    """Turn the text of a JSON string into a time, in UTC."""
+    return datetime.fromisoformat(text[1:-1]).astimezone(UTC)
+
+
+def _in_utc(texts: Iterable[str | None]) -> list[datetime | None]:
+    return [None if text is None else _time(text) for text in texts]
+
+
+def plain_times(row: Row) -> Row:
+    """Return the row with its times as times. What is no time in Python stays a text, which its field refuses."""
+    plain = dict(row)
+    for name in _statements.TIMES & row.keys():
+        text = row[name]
+        if isinstance(text, str):
+            plain[name] = text[1:-1]
+            with suppress(ValueError, OverflowError):
+                # It knows more zones than Pydantic: those of old times differ from UTC by seconds too.
+                plain[name] = _time(text)
+    return plain
 
 
 def _json_objects(texts: Sequence[str | None]) -> list[JsonObject | None]:
@@ -123,6 +149,10 @@ _READERS: Mapping[str, Callable[[Sequence[Any]], Iterable[Any]]] = {
 _MODEL_ATTRIBUTES = ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
 
 
+def _private(stamp: str) -> dict[str, Any]:
+    return {STAMPS: RowStamps((stamp,))}
+
+
 def objects_of(rows: Rows, classes: Iterable[type[ModelT]], read: Mapping[str, Iterable[Any]]) -> list[ModelT]:
     """Make an object of its class from each row; `read` has the columns that the caller has read itself.
 
@@ -132,6 +162,8 @@ def objects_of(rows: Rows, classes: Iterable[type[ModelT]], read: Mapping[str, I
     if not rows.count:
         return []
     columns = dict[str, Iterable[Any]](rows.columns)
+    stamps = columns.pop("stamp", None)
+    privates = repeat(None) if stamps is None else map(_private, stamps)
     for name, column in rows.columns.items():
         if name in _READERS:
             columns[name] = _READERS[name](column)
@@ -140,7 +172,7 @@ def objects_of(rows: Rows, classes: Iterable[type[ModelT]], read: Mapping[str, I
     objects = [object.__new__(each) for each in classes]
     dicts = map(dict, map(zip, repeat(names), zip(*columns.values(), strict=True)))
     # Each object has a set of its own: a caller may add to it, or take away.
-    attributes: tuple[Iterable[Any], ...] = dicts, map(set, repeat(names)), repeat(None), repeat(None)
+    attributes: tuple[Iterable[Any], ...] = dicts, map(set, repeat(names)), repeat(None), privates
     for name, values in zip(_MODEL_ATTRIBUTES, attributes, strict=True):
         # A loop in C: half of the time of one in Python.
         deque(map(object.__setattr__, objects, repeat(name), values), maxlen=0)
@@ -150,13 +182,16 @@ def objects_of(rows: Rows, classes: Iterable[type[ModelT]], read: Mapping[str, I
 _TIMES = tuple(name for name in _statements.FIELDS if _READERS.get(name) is _in_utc)
 
 
+_READ_AS_ONE = (*_statements.FIELDS, "stamp")
+
+
 def fields_of(text: str) -> Row:
     """Return the fields of one process from their JSON array.
 
     Raises:
         DOES_NOT_FIT: Something in it does not.
     """
-    fields: Row = dict(zip(_statements.FIELDS, from_json(text), strict=True))
+    fields: Row = dict(zip(_READ_AS_ONE, from_json(text), strict=True))
     fields["status"] = _STATUSES[fields["status"]]
     for name in _TIMES:
         if fields[name] is not None:
@@ -166,7 +201,7 @@ def fields_of(text: str) -> Row:
 
 def unchecked_fields_of(text: str) -> Row:
     """Return what is in the JSON array of the fields of one process, as it is; times where they are times."""
-    fields: Row = dict(zip(_statements.FIELDS, from_json(text), strict=True))
+    fields: Row = dict(zip(_READ_AS_ONE, from_json(text), strict=True))
     for name in _TIMES:
         with suppress(ValueError, TypeError):
             # It knows more zones than Pydantic: those of old times differ from UTC by seconds too.
@@ -174,34 +209,78 @@ def unchecked_fields_of(text: str) -> Row:
     return fields
 
 
-def object_of(fields: Row, of_class: type[ModelT]) -> ModelT:
-    """Make one object, of all of its fields."""
+def object_of(fields: Row, of_class: type[ModelT], stamp: str) -> ModelT:
+    """Make one process, of all of its fields and the stamp of its row."""
     made = object.__new__(of_class)
-    for name, value in zip(_MODEL_ATTRIBUTES, (fields, set(fields), None, None), strict=True):
+    for name, value in zip(_MODEL_ATTRIBUTES, (fields, set(fields), None, _private(stamp)), strict=True):
         object.__setattr__(made, name, value)
     return made
 
 
 class Written(NamedTuple):
-    """What the database sets when it updates a process."""
+    """What the database sets when it writes a process."""
 
-    updated_at: datetime
     version: int
+    updated_at: datetime
+    stamp: str
 
 
-def written_of(result: CursorResult[*tuple[Any, ...]]) -> Written | None:
-    """Return what was set, or `None` where nothing was updated."""
-    row = result.first()
-    return None if row is None else Written(row.updated_at, row.version)
+def read_written(result: CursorResult[*tuple[Any, ...]]) -> Written | None:
+    """Return what was set, or `None` if nothing was written."""
+    text: str | None = result.scalar()
+    return None if text is None else written_from(text)
 
 
-def set_stored(process: ProcessFields, version: int, updated_at: datetime | None = None) -> None:
-    """Have a process say what the database has set; an assignment would check it once more."""
-    fields: Row = {"version": version}
-    if updated_at is not None:
-        fields["updated_at"] = updated_at.astimezone(UTC)
+def written_from(text: str) -> Written:
+    """Return what was set, from its JSON array."""
+    version, updated_at, stamp = from_json(text)
+    return Written(version, datetime.fromisoformat(updated_at).astimezone(UTC), stamp)
+
+
+# An object that is updated again and again in one transaction remembers so many of its rows.
+_MOST_STAMPS = 64
+
+
+def set_stored(process: ProcessFields, written: Written, *, is_committed: bool) -> None:
+    """Set on a process what the database has set; an assignment would check it once more.
+
+    Args:
+        process: What was written.
+        written: What the database has set.
+        is_committed: Whether the row is committed. Otherwise a rollback can bring back the row before it. The object
+            still matches that one, and remembers it.
+    """
+    before = () if is_committed else stamps_of(process)[1 - _MOST_STAMPS :]
+    fields: Row = {"version": written.version, "updated_at": written.updated_at}
     vars(process).update(fields)
     process.model_fields_set.update(fields)
+    _set_stamps(process, RowStamps((*before, written.stamp)))
+
+
+def stamps_of(process: ProcessFields) -> tuple[str, ...]:
+    """Return the stamps of the rows that the object matches, newest last.
+
+    The caller can have set `version` back, after a rollback for example: then the later rows do not count.
+    """
+    stamps: tuple[str, ...] = getattr(process, STAMPS, ())
+    while stamps and stamps[-1].split(" ", 1)[0] != str(process.version):
+        stamps = stamps[:-1]
+    return stamps
+
+
+def set_unlike_its_row(process: ProcessFields) -> None:
+    """Note that the object has what its row has not, so that it cannot be written before it is read again."""
+    _set_stamps(process, RowStamps((f"{process.version} 0",)))  # no row was written by transaction 0
+
+
+def forget_row(process: ProcessFields) -> None:
+    """Note that the object matches no row before the one that is set next."""
+    _set_stamps(process, RowStamps())
+
+
+def _set_stamps(process: ProcessFields, stamps: RowStamps) -> None:
+    private = {**(process.__pydantic_private__ or {}), STAMPS: stamps}
+    object.__setattr__(process, "__pydantic_private__", private)
 
 
 def entries_of(domain: str, process_id: UUID, rows: Rows) -> list[ProcessAuditEntry]:
@@ -212,13 +291,13 @@ def entries_of(domain: str, process_id: UUID, rows: Rows) -> list[ProcessAuditEn
     """
     try:
         return objects_of(rows, [ProcessAuditEntry] * rows.count, {})
-    except DOES_NOT_FIT:
+    except Exception:  # noqa: BLE001 - whatever it is, each row alone shows it
         return [entry_of(domain, process_id, row) for row in rows.one_by_one()]
 
 
 def entry_of(domain: str, process_id: UUID, row: Row) -> ProcessAuditEntry:
     """Return the entry in a row that may have other columns too, checked throughout."""
-    values = {name: row[name] for name in _statements.ENTRY}
+    values = plain_times({name: row[name] for name in _statements.ENTRY})
     try:
         for name in ("command_data", "reply_data"):
             if values[name] is not None:

@@ -20,6 +20,7 @@ from commandbus_process._rows import (
     json_object,
     object_of,
     objects_of,
+    plain_times,
     unchecked_fields_of,
 )
 from commandbus_process._state_types import Declared, writer
@@ -203,12 +204,13 @@ class StateCodec(Generic[StateT]):
             ) from error
         return state_type.write(process.state)
 
-    def read(self, rows: Rows) -> list[ProcessMetadata[StateT]]:
+    def read(self, rows: Rows, unreadable: Callable[[StoredDataError], object]) -> list[ProcessMetadata[StateT]]:
         """Turn rows of `process` into processes.
 
-        Raises:
-            StoredStateError: A state does not fit its type, or nests too deep; the error names the process.
-            StoredDataError: Another column has a value that this version does not know.
+        Args:
+            rows: What was found.
+            unreadable: Is given the error about each row that cannot be read. It may raise it; if it returns, the row
+                is left out.
         """
         try:
             types = [self._types[name] for name in rows.columns["process_type"]]
@@ -218,7 +220,18 @@ class StateCodec(Generic[StateT]):
             states = [readers[each](text) for each, text in zip(types, rows.columns["state"], strict=True)]
             return objects_of(rows, classes, {"state": states})
         except Exception:  # noqa: BLE001 - whatever it is, each row alone shows it
-            return [self.read_row(row) for row in rows.one_by_one()]
+            return self._read_one_by_one(rows, unreadable)
+
+    def _read_one_by_one(
+        self, rows: Rows, unreadable: Callable[[StoredDataError], object]
+    ) -> list[ProcessMetadata[StateT]]:
+        processes: list[ProcessMetadata[StateT]] = []
+        for row in rows.one_by_one():
+            try:
+                processes.append(self.read_row(row))
+            except StoredDataError as error:
+                unreadable(error)
+        return processes
 
     def read_one(self, process_id: UUID, fields: str, state: str) -> ProcessMetadata[StateT]:
         """Turn what `GET_BY_ID` gives of a process into the process.
@@ -231,7 +244,8 @@ class StateCodec(Generic[StateT]):
             state_type = self._types[row["process_type"]]
             check_numbers((state,))
             row["state"] = state_type.read(state)
-            return object_of(row, state_type.metadata_type)
+            stamp = row.pop("stamp")
+            return object_of(row, state_type.metadata_type, stamp)
         except Exception:  # noqa: BLE001 - whatever it is, read_row shows it
             return self.read_row({"process_id": process_id, **unchecked_fields_of(fields), "state": state})
 
@@ -257,7 +271,8 @@ class StateCodec(Generic[StateT]):
             ) from None
         try:
             # Without the state, which its own validators would see twice.
-            checked = ProcessFields.model_validate({name: value for name, value in row.items() if name != "state"})
+            fields = {name: value for name, value in plain_times(row).items() if name not in {"state", "stamp"}}
+            checked = ProcessFields.model_validate(fields)
         except ValidationError as error:
             raise StoredDataError(domain, process_id, reason(error)) from None
-        return object_of({**vars(checked), "state": state}, state_type.metadata_type)
+        return object_of({**vars(checked), "state": state}, state_type.metadata_type, row["stamp"])

@@ -247,6 +247,16 @@ def is_in_autocommit(connection: Connection) -> bool:
     return driver_of(connection).autocommit
 
 
+def check_can_lock(connection: Connection) -> None:
+    """Refuse a connection on which a lock would end with its statement.
+
+    Raises:
+        InvalidInputError: It is in autocommit.
+    """
+    if is_in_autocommit(connection):
+        raise InvalidInputError("conn", "is in autocommit, where the locks would be gone before they served")
+
+
 def _run_on(connection: Connection, work: Callable[[Connection], ResultT]) -> ResultT:
     """Run `work` on the caller's connection."""
     driver = driver_of(connection)

@@ -6,11 +6,12 @@ PostgreSQL itself aborts it: `TransactionConflictError`, and the cases that `Con
 `ProcessLockedError` name.
 """
 
+import json
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 if TYPE_CHECKING:
-    from commandbus_process.models import ProcessAuditEntry
+    from commandbus_process.models import ProcessAuditEntry, StepReply
 
 
 class ProcessRepositoryError(Exception):
@@ -81,10 +82,21 @@ class ProcessAlreadyExistsError(ProcessError):
 
 
 class ProcessNotFoundError(ProcessError, LookupError):
-    """No such process. Nothing was written."""
+    """No such process, or the transaction that saves it is not committed yet. Nothing was written.
 
-    def __init__(self, domain: str, process_id: UUID) -> None:
-        super().__init__(domain, process_id, "does not exist; save() it first, or check the domain and the id")
+    Attributes:
+        can_come: Whether it was looked for by somebody who may have been faster than the transaction that saves it.
+    """
+
+    def __init__(self, domain: str, process_id: UUID, *, can_come: bool = False) -> None:
+        self.can_come = can_come
+        what = "does not exist, or is not committed yet" if can_come else "does not exist"
+        super().__init__(domain, process_id, f"{what}; save() it first, or check the domain and the id")
+
+    @property
+    def retryable(self) -> bool:
+        """True for `log_step`: the transaction that saves the process may be committed in a moment."""
+        return self.can_come
 
 
 class ConcurrentUpdateError(ProcessError):
@@ -111,8 +123,9 @@ class ConcurrentUpdateError(ProcessError):
             )
         else:
             message = (
-                f"is at version {actual_version}, not {expected_version}: somebody else changed it since it was read; "
-                "read it again and apply the change to what is there now"
+                f"does not match its row any more (the object is at version {expected_version}, the row at "
+                f"{actual_version}): somebody else changed the row since this object was read or written, or what this "
+                "object wrote was rolled back; read it again and apply the change to what is there now"
             )
         super().__init__(domain, process_id, message)
 
@@ -187,29 +200,43 @@ class StepError(ProcessError):
 
 
 class StepNotFoundError(StepError, LookupError):
-    """A reply to a command that the process never logged. Nothing was written."""
+    """A reply to a command that the process has not logged, or not committed yet. Nothing was written."""
 
     def __init__(self, domain: str, process_id: UUID, command_id: UUID) -> None:
-        super().__init__(domain, process_id, command_id, "was never logged; log_step() it when it is sent")
+        super().__init__(
+            domain, process_id, command_id, "is not logged, or not committed yet; log_step() it when it is sent"
+        )
+
+    @property
+    def retryable(self) -> bool:
+        """True: a reply can overtake the transaction that logs its command."""
+        return True
 
 
 class StepAlreadyLoggedError(StepError):
-    """Another entry is logged under this command id. It is untouched.
+    """An entry is logged under this command id. It is untouched, and nothing was written.
 
     Attributes:
         recorded: The entry that is stored.
         given: The entry that was refused.
+        is_same: Whether they are the same. Then the rest of the step is what is missing.
     """
 
     def __init__(
-        self, domain: str, process_id: UUID, recorded: "ProcessAuditEntry", given: "ProcessAuditEntry"
+        self,
+        domain: str,
+        process_id: UUID,
+        recorded: "ProcessAuditEntry",
+        given: "ProcessAuditEntry",
+        missing: str = "the rest of its step",
     ) -> None:
         self.recorded = recorded
         self.given = given
-        compared = ["step_name", "command_type", "command_data"]
+        compared = ["step_name", "command_type", "command_data", "compensates"]
         if given.reply_outcome is not None:
             compared += ["reply_outcome", "reply_data"]
-        different = [name for name in compared if getattr(recorded, name) != getattr(given, name)]
+        different = [name for name in compared if _differ(getattr(recorded, name), getattr(given, name))]
+        self.is_same = not different
         super().__init__(
             domain,
             process_id,
@@ -217,36 +244,54 @@ class StepAlreadyLoggedError(StepError):
             f"is logged already, as another entry (they differ in {', '.join(different)}); "
             "another command needs an id of its own, and a reply is recorded by update_step_reply()"
             if different
-            else "is logged already, and the rest of its step was not taken; look at the audit trail",
+            else f"is logged already, but {missing} is not there: this is no redelivery of the step that logged it",
         )
 
 
 class ReplyConflictError(StepError):
-    """Another reply to this command is recorded. It is untouched.
+    """A reply to this command is recorded. It is untouched, and nothing was written.
 
     Attributes:
         recorded: The entry that is stored, with the first reply.
-        given: The entry whose reply was refused.
+        given: The reply that was refused.
+        is_same: Whether they have the same outcome and data. Then the commands of the step are what is missing.
     """
 
     def __init__(
-        self, domain: str, process_id: UUID, recorded: "ProcessAuditEntry", given: "ProcessAuditEntry"
+        self,
+        domain: str,
+        process_id: UUID,
+        recorded: "ProcessAuditEntry",
+        given: "ProcessAuditEntry | StepReply",
+        missing: str = "the rest of its step",
     ) -> None:
         self.recorded = recorded
         self.given = given
-        is_same = (recorded.reply_outcome, recorded.reply_data) == (given.reply_outcome, given.reply_data)
-        what = "other data" if recorded.reply_outcome == given.reply_outcome else f"outcome {given.reply_outcome}"
+        outcome, data = _reply_of(given)
+        self.is_same = recorded.reply_outcome == outcome and not _differ(recorded.reply_data, data)
+        what = "other data" if recorded.reply_outcome == outcome else f"outcome {outcome}"
         super().__init__(
             domain,
             process_id,
             recorded.command_id,
             f"has a reply already, {recorded.reply_outcome} at {recorded.received_at}; "
             + (
-                "the same, but the rest of its step was not taken: look at the process and its audit trail"
-                if is_same
+                f"this one is the same, but {missing} is not logged: a step that is decided again must give its "
+                "commands the ids that they had the first time"
+                if self.is_same
                 else f"a second one with {what} is a conflict for a person or a policy to resolve"
             ),
         )
+
+
+def _reply_of(given: "ProcessAuditEntry | StepReply") -> tuple[object, object]:
+    entry: Any = given
+    return (entry.outcome, entry.data) if hasattr(entry, "outcome") else (entry.reply_outcome, entry.reply_data)
+
+
+def _differ(stored: object, given: object) -> bool:
+    """Whether two values are written differently as JSON: to Python, 1 and true are equal."""
+    return json.dumps(stored, sort_keys=True, default=str) != json.dumps(given, sort_keys=True, default=str)
 
 
 class StoredDataError(ProcessError, ValueError):

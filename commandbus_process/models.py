@@ -15,10 +15,11 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     JsonValue,
+    PrivateAttr,
     field_validator,
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
-from typing_extensions import TypeVar
+from typing_extensions import TypeVar, override
 
 JsonObject: TypeAlias = dict[str, JsonValue]
 """A JSON object: the state of a process whose repository has no `state_type`."""
@@ -102,21 +103,48 @@ class _Model(BaseModel):
     model_config = ConfigDict(validate_assignment=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
+class RowStamps(tuple[str, ...]):
+    """The rows that an object was equal to since it was read, the newest last. For the repository.
+
+    They are no part of the object's value: any two are equal.
+    """
+
+    __slots__ = ()
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RowStamps)
+
+    @override
+    def __hash__(self) -> int:
+        return 0
+
+
+STAMPS = "_stamps"
+"""The private attribute of a process that has its `RowStamps`."""
+
+
 class ProcessFields(_Model):
     """What is known of every process, whatever its state is."""
+
+    _stamps: RowStamps = PrivateAttr(default=RowStamps())
 
     domain: Name
     process_id: UUID
     process_type: Name
     status: ProcessStatus = ProcessStatus.PENDING
-    current_step: Name | None = None
+    current_step: OptionalName | None = None
     error_code: OptionalName | None = None
     error_message: StorableText | None = None
     created_at: UtcDatetime = Field(default_factory=_now)
     updated_at: UtcDatetime = Field(default_factory=_now)
     completed_at: UtcDatetime | None = None
     version: Version | None = None
-    """The row's version when it was read or written last; `None`: never, and an update will not look at it."""
+    """Version of the row when this object was last read or written. `None`: never; `update()` then compares nothing.
+
+    An object that was read or written also remembers, privately, which row that was. Its copies and pickles do, too. An
+    object that was made by hand with a version is compared by that version alone.
+    """
 
 
 class ProcessMetadata(ProcessFields, Generic[StateT]):
@@ -172,8 +200,7 @@ class EntryFields(_Model):
 class ProcessAuditEntry(EntryFields):
     """One step of a process: the command that was sent and, once it has come, the reply.
 
-    As the argument of `update_step_reply` only the outcome, data and time of the reply count, and the command's fields
-    may be left out.
+    Of an entry that is given as a reply, only the outcome, data and time of the reply count.
     """
 
     command_data: JsonObject | None = None
@@ -183,3 +210,34 @@ class ProcessAuditEntry(EntryFields):
     def duration(self) -> timedelta | None:
         """From sending to the reply; `None` until replied."""
         return None if self.received_at is None else self.received_at - self.sent_at
+
+
+class StepReply(_Model):
+    """The reply to a command.
+
+    Args:
+        command_id: Which command it answers.
+        outcome: How the command ended.
+        data: What the reply says besides.
+        received_at: When it was received. Without it, when it was given to the repository.
+    """
+
+    command_id: UUID
+    outcome: ReplyOutcome
+    data: JsonObject | None = None
+    received_at: UtcDatetime | None = None
+
+    def __init__(
+        self,
+        command_id: UUID,
+        outcome: ReplyOutcome,
+        data: JsonObject | None = None,
+        received_at: datetime | None = None,
+    ) -> None:
+        fields: dict[str, Any] = {
+            "command_id": command_id,
+            "outcome": outcome,
+            "data": data,
+            "received_at": received_at,
+        }
+        super().__init__(**fields)

@@ -1,13 +1,18 @@
 """What a process repository promises, whatever keeps the data."""
 
-from collections.abc import AsyncIterable, Collection, Iterable
+from collections.abc import AsyncIterable, Callable, Collection, Iterable
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from commandbus_process.models import ProcessAuditEntry, ProcessMetadata, ProcessStatus, StateT
+from commandbus_process.errors import StoredDataError
+from commandbus_process.models import ProcessAuditEntry, ProcessMetadata, ProcessStatus, StateT, StepReply
+
+OnUnreadable: TypeAlias = Literal["raise", "skip"] | Callable[[StoredDataError], object]
+"""What to do about a row that cannot be read: raise the error, leave the row out, or call something with the error and
+leave the row out. The error names the process."""
 
 
 class ProcessRepository(Protocol[StateT]):
@@ -24,10 +29,22 @@ class ProcessRepository(Protocol[StateT]):
     transaction goes on. Times are aware, and come back in UTC.
     """
 
-    async def save(self, process: ProcessMetadata[StateT], conn: AsyncConnection | None = None) -> None:
-        """Insert a new process, all of its fields, and set `process.version`.
+    async def save(
+        self,
+        process: ProcessMetadata[StateT],
+        conn: AsyncConnection | None = None,
+        *,
+        sent: ProcessAuditEntry | Iterable[ProcessAuditEntry] = (),
+    ) -> None:
+        """Insert a new process, all of its fields, together with its first commands, and set `process.version`.
 
-        Waits for another transaction that is saving the same id, until that has ended.
+        All of it or nothing, in one statement and one round trip. Waits for another transaction that is saving the same
+        id, until that has ended.
+
+        Args:
+            process: The new process.
+            conn: The caller's connection, if any.
+            sent: One or several entries, as `log_step` takes them.
 
         Raises:
             ProcessAlreadyExistsError: The domain has a process of this id. It is untouched.
@@ -38,18 +55,19 @@ class ProcessRepository(Protocol[StateT]):
         """Write status, current step, state, error code and message, and completion time of a process.
 
         The row's `updated_at` becomes the database's `now()` (the start of the transaction) and its version goes up by
-        one; both are set on `process`. Where the caller rolls back afterwards, the object is ahead of the row: read the
-        process again before the next update, which raises `ConcurrentUpdateError` otherwise.
+        one; both are set on `process`. `created_at` and `process_type` are never written.
 
-        A long state (2,000 characters of JSON or more) that the row is known to have at this version, since this object
-        was read or written last, is not sent again.
+        An object that does not match its row is never written. The row is compared by its version, its `updated_at` and
+        the transaction that wrote it. So an update by plain SQL is noticed, too. If you roll back, the same object can
+        be updated again, as long as nobody else has written the row.
 
         Locks the process's row until the transaction ends; steps of it can still be logged.
 
         Raises:
-            ConcurrentUpdateError: The row is not at `process.version` any more. Nothing is written. A process whose
-                version is `None` was never read, and is updated whatever the row's version.
+            ConcurrentUpdateError: The row is not the one that the object was read from or written to. Nothing is
+                written. A process whose version is `None` was never read, and is updated whatever the row is.
             ProcessNotFoundError: No such process.
+            InvalidInputError: The row has another process type.
         """
         ...
 
@@ -76,11 +94,27 @@ class ProcessRepository(Protocol[StateT]):
         ...
 
     async def find_by_status(
-        self, domain: str, statuses: Collection[ProcessStatus], conn: AsyncConnection | None = None
+        self,
+        domain: str,
+        statuses: Collection[ProcessStatus],
+        conn: AsyncConnection | None = None,
+        *,
+        process_type: str | None = None,
+        limit: int | None = None,
+        on_unreadable: OnUnreadable = "raise",
     ) -> list[ProcessMetadata[StateT]]:
-        """Return all processes of the domain in any of the statuses, oldest first (`created_at`, then `process_id`).
+        """Return the processes of the domain in any of the statuses, oldest first (`created_at`, then `process_id`).
 
-        No statuses, no processes. Takes no lock. The list is not limited: it is held in memory.
+        No statuses, no processes. Takes no lock. Without `limit`, all are held in memory. If the repository has a
+        mapping as `state_type`, process types that it does not have are not looked for.
+
+        Args:
+            domain: Where to look.
+            statuses: What to look for.
+            conn: The caller's connection, if any.
+            process_type: Only processes of this type.
+            limit: How many at the most. Those that cannot be read do not count.
+            on_unreadable: What to do about a process that cannot be read.
 
         Raises:
             StoredStateError: A state does not fit its type; the error names the process.
@@ -97,6 +131,7 @@ class ProcessRepository(Protocol[StateT]):
         limit: int,
         process_type: str | None = None,
         updated_before: datetime | None = None,
+        on_unreadable: OnUnreadable = "raise",
     ) -> list[ProcessMetadata[StateT]]:
         """Return up to `limit` processes that no other transaction holds, oldest first, and lock them.
 
@@ -111,18 +146,21 @@ class ProcessRepository(Protocol[StateT]):
             limit: How many at the most; 1 or more.
             process_type: Only processes of this type.
             updated_before: Only processes that have not been updated since, an aware datetime: those that are stuck.
+            on_unreadable: What to do about a process that cannot be read. Those that are left out do not count, and
+                are locked, too.
 
         Raises:
-            StoredStateError: A state does not fit its type; the error names the process. All that were found are
-                locked, and stay in the way of the next `claim` until the process named is repaired.
+            InvalidInputError: The connection is in autocommit, where locks end with their statement.
+            StoredStateError: A state does not fit its type; the error names the process. With `"raise"`, it stays in
+                the way of the next `claim` until it is repaired.
             StoredDataError: The same, for another column.
         """
         ...
 
     async def log_step(
         self, domain: str, process_id: UUID, entry: ProcessAuditEntry, conn: AsyncConnection | None = None
-    ) -> None:
-        """Add an entry to the audit trail of a process.
+    ) -> bool:
+        """Add an entry to the audit trail of a process, and return whether this call did it.
 
         The same entry again changes nothing, so a redelivered message is harmless. Entries are the same if step name,
         command id, type and data are (and the reply, where the entry comes with one); the first `sent_at` stays.
@@ -131,7 +169,7 @@ class ProcessRepository(Protocol[StateT]):
         transaction that is logging the same command, until that has ended.
 
         Raises:
-            ProcessNotFoundError: No such process.
+            ProcessNotFoundError: No such process, or not committed yet; retryable.
             StepAlreadyLoggedError: Another entry is logged under this command id. It is untouched.
         """
         ...
@@ -141,18 +179,21 @@ class ProcessRepository(Protocol[StateT]):
         domain: str,
         process_id: UUID,
         command_id: UUID,
-        entry: ProcessAuditEntry,
+        entry: ProcessAuditEntry | StepReply,
         conn: AsyncConnection | None = None,
-    ) -> None:
-        """Record the reply to a command: outcome, data and time, and nothing else of `entry`.
+    ) -> bool:
+        """Record the reply to a command, and return whether this call did it.
 
-        A reply without `received_at` was received now. The same reply again (outcome and data) changes nothing, and the
-        first `received_at` stays.
+        Of an entry, outcome, data and time of the reply are recorded, and nothing else. A reply without `received_at`
+        was received now. The same reply again (outcome and data) changes nothing, and the first `received_at` stays.
 
-        Locks the step's row until the transaction ends.
+        Locks the step's row until the transaction ends. In a transaction of the caller's, the process is locked first,
+        as `update` and `advance` lock it: so transactions that record a reply and then update the process do not wait
+        for each other. Without `conn`, a reply is recorded while others hold the process.
 
         Raises:
-            StepNotFoundError: The process has no step with this command id.
+            InvalidInputError: The reply is to another command.
+            StepNotFoundError: The process has no step with this command id, or it is not committed yet; retryable.
             ReplyConflictError: Another reply is recorded. It is untouched.
         """
         ...
@@ -172,9 +213,35 @@ class ProcessRepository(Protocol[StateT]):
     async def get_completed_steps(
         self, domain: str, process_id: UUID, conn: AsyncConnection | None = None
     ) -> list[str]:
-        """Return the names of the steps whose reply was `SUCCESS`, in the order of the trail.
+        """Return the names of the steps whose reply was `SUCCESS`, in the order in which they were logged.
 
-        A step that succeeded twice is there twice: each time needs its compensation. Takes no lock.
+        The clocks of the workers do not count. A step that succeeded twice is there twice: each time needs its
+        compensation. Compensations are steps, too: `get_steps_to_compensate` leaves them and what they undid out. Takes
+        no lock.
+        """
+        ...
+
+    async def get_steps_to_compensate(
+        self,
+        domain: str,
+        process_id: UUID,
+        conn: AsyncConnection | None = None,
+        *,
+        include_unknown: bool = False,
+    ) -> list[ProcessAuditEntry]:
+        """Return the steps that must be undone, with their replies, the one that was logged last first.
+
+        These are the steps that succeeded, are no compensations, and that no successful compensation names in its
+        `compensates`. Takes no lock.
+
+        Args:
+            domain: The process's domain.
+            process_id: Its id.
+            conn: The caller's connection, if any.
+            include_unknown: Also the commands that were sent and not answered: nobody knows what they did.
+
+        Raises:
+            StoredDataError: An entry has a value that this version does not know; the error names the command.
         """
         ...
 
@@ -183,18 +250,21 @@ class ProcessRepository(Protocol[StateT]):
         process: ProcessMetadata[StateT],
         conn: AsyncConnection | None = None,
         *,
-        reply: ProcessAuditEntry | None = None,
+        reply: ProcessAuditEntry | StepReply | None = None,
         sent: ProcessAuditEntry | Iterable[ProcessAuditEntry] = (),
-    ) -> None:
+    ) -> bool:
         """Take one step: record the reply that came, log the commands that go out, and update the process.
 
-        All of it or nothing, in one statement and one round trip; where it cannot be done, one or more statements find
-        out why. The same step again, from the same object or from one that was read before the first time, changes
-        nothing and sets what the first time has set, as long as the process has not gone on since.
+        All of it or nothing, in one statement and one round trip. If it cannot be done, one or more statements find out
+        why.
 
-        Locks the rows of the replied step and of the process until the transaction ends. With several commands on a
-        connection of the caller's, a savepoint keeps the transaction alive where another transaction logs one of them
-        at this moment; that costs two round trips.
+        Returns whether this call took the step. `False`: it was taken already, which its reply and its commands show;
+        their times and the process do not count. Then nothing is written, and an object whose content the row does not
+        have must be read again before it is written. A step without reply and commands cannot be recognised.
+
+        Locks the row of the process, then that of the replied step, until the transaction ends. With several commands
+        on the caller's connection, a savepoint keeps the transaction alive if another transaction logs one of them at
+        this moment; that costs two round trips.
 
         Args:
             process: As it is to be, and as `update` takes it, but with a version.
@@ -203,11 +273,13 @@ class ProcessRepository(Protocol[StateT]):
             sent: One or several entries, as `log_step` takes them.
 
         Raises:
-            ConcurrentUpdateError: The row is not at `process.version` any more.
+            ConcurrentUpdateError: The row is not the one that the object was read from or written to.
             ProcessNotFoundError: No such process.
-            StepNotFoundError: The process has no step with the reply's command id.
-            ReplyConflictError: A reply to it is recorded already, another one or the same.
-            StepAlreadyLoggedError: An entry is logged under the command id of one that is to be sent.
+            StepNotFoundError: The process has no step with the reply's command id, or it is not committed yet.
+            ReplyConflictError: A reply to it is recorded already: another one, or the same (`is_same`) without one of
+                the commands.
+            StepAlreadyLoggedError: An entry is logged under the command id of one that is to be sent: another one, or
+                the same (`is_same`) without the rest of the step.
         """
         ...
 
