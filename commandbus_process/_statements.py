@@ -40,7 +40,7 @@ from sqlalchemy import (
     union_all,
     update,
 )
-from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.dialects.postgresql import JSONB, Insert, insert
 from sqlalchemy.sql.dml import ReturningUpdate
 from sqlalchemy.sql.elements import KeyedColumnElement
 
@@ -308,7 +308,7 @@ def _given_rows(table: Table, names: Sequence[str], parameter: str) -> TableValu
     many parameters reached 40,000. The key `position` numbers them.
     """
     columns = [column("position", Integer()), *(column(name, table.c[name].type) for name in names)]
-    rows = func.json_to_recordset(cast(bindparam(parameter, type_=Text()), JSON))
+    rows = func.pg_catalog.json_to_recordset(cast(bindparam(parameter, type_=Text()), JSON))
     return rows.table_valued(*columns).render_derived(name=f"given_{parameter}", with_types=True)
 
 
@@ -317,7 +317,7 @@ def _read_once(given: TableValuedAlias) -> CTE:
     return select(*given.c).cte("given")
 
 
-def _is_given(table: Table, given: FromClause, names: Sequence[str]) -> ColumnElement[bool]:
+def _is_given(table: FromClause, given: FromClause, names: Sequence[str]) -> ColumnElement[bool]:
     return and_(*(table.c[name] == given.c[name] for name in names))
 
 
@@ -337,18 +337,25 @@ def _save_many() -> Select[Any]:
     given = _read_once(_given_rows(process, NEW_PROCESS, "processes"))
     saved = (
         insert(process)
-        .from_select(NEW_PROCESS, select(*(given.c[name] for name in NEW_PROCESS)).select_from(given))
-        .on_conflict_do_nothing()
+        .from_select(NEW_PROCESS, select(*(given.c[name] for name in NEW_PROCESS)).order_by(given.c.position))
+        .on_conflict_do_nothing(index_elements=_PROCESS_KEY)
         .returning(*process.primary_key)
         .cte("saved")
     )
-    return _positions_without(given, saved, _PROCESS_KEY)
+    missing = ~exists(select(_ONE).select_from(saved).where(_is_given(saved, given, _PROCESS_KEY)))
+    return select(given.c.position).where(missing).order_by(given.c.position)
 
 
-def _log_many() -> Select[Any]:
-    given = _read_once(_given_rows(process_audit, NEW_STEP, "steps"))
-    logged = (
+def _taken_of_many() -> Select[Any]:
+    given = _given_rows(process, _PROCESS_KEY, "processes")
+    return select(given.c.position).join_from(given, process, _is_given(process, given, _PROCESS_KEY))
+
+
+def _log_many() -> Insert:
+    given = _given_rows(process_audit, NEW_STEP, "steps")
+    return (
         insert(process_audit)
+        .inline()
         .from_select(
             NEW_STEP,
             select(*(given.c[name] for name in NEW_STEP))
@@ -356,17 +363,9 @@ def _log_many() -> Select[Any]:
             .order_by(given.c.position)  # entries of one time are listed in the order of their ids
             .with_for_update(read=True, key_share=True, of=process),
         )
-        .on_conflict_do_nothing()
-        .returning(*(process_audit.c[name] for name in _STEP_KEY))
-        .cte("logged")
+        .on_conflict_do_nothing(index_elements=_STEP_KEY)
+        .execution_options(**_COUNTED)
     )
-    return _positions_without(given, logged, _STEP_KEY)
-
-
-def _positions_without(given: FromClause, written: FromClause, key: Sequence[str]) -> Select[Any]:
-    is_written = and_(*(written.c[name] == given.c[name] for name in key))
-    missing = ~exists(select(_ONE).select_from(written).where(is_written))
-    return select(given.c.position).where(missing).order_by(given.c.position)
 
 
 def _logged_many() -> Select[Any]:
@@ -380,15 +379,20 @@ def _logged_many() -> Select[Any]:
             )
         )
         .where(func.coalesce(same, false()).is_(false()))
-        .order_by(given.c.position)
     )
 
 
-# Both give the positions of the rows that were not written.
+# The rows are written in the order of their positions. ON CONFLICT names the library's own key: a conflict with
+# anything else, a unique index of the host's for example, is the server's error.
+#
+# Gives the positions of the rows that were not written, and of those the ones whose key is in the table.
 SAVE_MANY = _save_many()
+TAKEN_OF_MANY = _taken_of_many()
+# Its row count says how many were written. Finding out which would cost a fifth more: 31 instead of 27 microseconds a
+# row.
 LOG_MANY = _log_many()
-# Of the rows that LOG_MANY did not write, those that are not there as they were given: without `process_id`, there is
-# no process; without `command_id`, none is logged any more; else the entry that is.
+# Of the rows, those that are not there as they were given: without `process_id`, there is no process; without
+# `command_id`, none is logged any more; else the entry that is.
 LOGGED_MANY = _logged_many()
 
 

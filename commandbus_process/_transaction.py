@@ -1,9 +1,11 @@
 """Whose transaction a method runs in, and what becomes of it when PostgreSQL finds a conflict."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar, cast
 from uuid import UUID
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import psycopg
 from sqlalchemy import Connection, Engine
@@ -98,24 +100,91 @@ async def unit(engine: AsyncEngine, conn: AsyncConnection | None) -> AsyncGenera
     is run again: what the statements were made from can be read only once.
 
     Raises:
-        InvalidInputError: The caller's connection is in autocommit, where statements cannot take effect together.
-        DeadlockError, TransactionConflictError: PostgreSQL refused to commit, for another transaction's sake.
+        InvalidInputError: The caller's connection is in autocommit, where statements cannot take effect together. Or
+            another task has a savepoint of this library open on it.
+        DeadlockError, TransactionConflictError: PostgreSQL refused to commit because of a concurrent transaction.
     """
     check_connection(conn)
     if conn is None:
         async with engine.connect() as connection:
-            if await connection.run_sync(is_in_autocommit):
-                # The engine's usual level comes back when the connection is returned to the pool.
-                await connection.execution_options(isolation_level="READ COMMITTED")
-            async with connection.begin() as transaction:
-                yield connection
-                with conflicts_told():
-                    await transaction.commit()
+            was_in_autocommit = await connection.run_sync(_end_autocommit)
+            try:
+                async with connection.begin() as transaction:
+                    yield connection
+                    with conflicts_told():
+                        await transaction.commit()
+            finally:
+                if was_in_autocommit and not connection.invalidated:
+                    await connection.run_sync(_set_autocommit, on=True)
     elif await conn.run_sync(is_in_autocommit):
         raise InvalidInputError("conn", "is in autocommit, where several statements cannot be one unit")
     else:
-        async with conn.begin_nested():
-            yield conn
+        with savepoint_open(cast("Connection", conn.sync_connection)):
+            async with conn.begin_nested():
+                yield conn
+
+
+# Which task has a savepoint of this library open on which connection. The task is weak: its frames hold the connection,
+# which would otherwise keep itself alive in here.
+_savepoints: WeakKeyDictionary[Connection, ReferenceType[asyncio.Task[Any]]] = WeakKeyDictionary()
+
+
+@contextmanager
+def savepoint_open(connection: Connection) -> Generator[None]:
+    """Reserve a connection for the current task while the library has a savepoint open on it.
+
+    What another task writes meanwhile would be gone after ROLLBACK TO SAVEPOINT, though its call returned. The same
+    task may go on: the items of a bulk call may come from the connection.
+
+    Raises:
+        InvalidInputError: Another task has one open.
+    """
+    check_not_in_use(connection)
+    before, task = _savepoints.get(connection), asyncio.current_task()
+    if task is not None:
+        _savepoints[connection] = ref(task)
+    try:
+        yield
+    finally:
+        if before is not None:
+            _savepoints[connection] = before
+        else:
+            _savepoints.pop(connection, None)
+
+
+def check_not_in_use(connection: Connection) -> None:
+    """Refuse a connection on which the library has a savepoint open for another task.
+
+    Raises:
+        InvalidInputError: It has one.
+    """
+    opened_by = _savepoints.get(connection)
+    task = None if opened_by is None else opened_by()
+    if task is not None and task is not asyncio.current_task():
+        raise InvalidInputError("conn", "is in use by another call")
+
+
+def _end_autocommit(connection: Connection) -> bool:
+    """Leave autocommit, and return whether the connection was in it.
+
+    By hand: SQLAlchemy's option resets a connection to the dialect's default, not to what `connect_args` had set.
+    """
+    was_in_autocommit = is_in_autocommit(connection)
+    if was_in_autocommit:
+        _set_autocommit(connection, on=False)
+    return was_in_autocommit
+
+
+def _set_autocommit(connection: Connection, *, on: bool) -> None:
+    """Set the mode of a borrowed connection, or close it, so that nobody gets it in another mode."""
+    # SQLAlchemy's synchronous face of psycopg's connection.
+    adapted: Any = connection.connection.dbapi_connection
+    try:
+        adapted.autocommit = on
+    except BaseException:
+        # If the event loop was kept busy, psycopg lets other tasks run here, and a cancellation can come.
+        connection.invalidate()
+        raise
 
 
 @contextmanager
@@ -123,7 +192,8 @@ def conflicts_told() -> Generator[None]:
     """Raise the errors of this package for the conflicts that PostgreSQL finds.
 
     Raises:
-        DeadlockError, TransactionConflictError: It aborted the transaction for another one's sake.
+        DeadlockError, TransactionConflictError: It aborted the transaction because of a concurrent one.
+        ProcessLockedError: A `lock_timeout` ended the wait for a process.
     """
     try:
         yield
@@ -131,7 +201,10 @@ def conflicts_told() -> Generator[None]:
         conflict = conflict_of(error, None, None)
         if conflict is None:
             raise
-        raise conflict from error
+        try:
+            raise conflict from error
+        finally:
+            del conflict  # its traceback has this frame: they would be a cycle
 
 
 def is_in_autocommit(connection: Connection) -> bool:
@@ -201,6 +274,6 @@ def conflict_of(
         return DeadlockError()
     if sqlstate == SERIALIZATION_FAILURE:
         return TransactionConflictError(sqlstate) if key is None else ConcurrentUpdateError(*key, expected_version)
-    if sqlstate == LOCK_NOT_AVAILABLE and key is not None:
-        return ProcessLockedError(*key)
+    if sqlstate == LOCK_NOT_AVAILABLE:
+        return ProcessLockedError() if key is None else ProcessLockedError(*key)
     return None

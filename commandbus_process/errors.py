@@ -122,15 +122,22 @@ class ConcurrentUpdateError(ProcessError):
         return True
 
 
-class ProcessLockedError(ProcessError):
-    """Another transaction holds the process. Nothing was written.
+class ProcessLockedError(ProcessRepositoryError):
+    """Another transaction holds the process, or one of many. Nothing was written.
 
-    The caller's transaction is alive after `for_update="nowait"`. It is aborted where a `lock_timeout` of the caller's
-    ended the wait (SQLSTATE 55P03).
+    The caller's transaction is alive after `for_update="nowait"` and after the bulk methods. Otherwise a `lock_timeout`
+    that ended the wait (SQLSTATE 55P03) has aborted it.
+
+    Attributes:
+        domain: The process's domain; `None` if the call was about many.
+        process_id: The process's id; `None` if the call was about many.
     """
 
-    def __init__(self, domain: str, process_id: UUID) -> None:
-        super().__init__(domain, process_id, "is locked by another transaction; try again when that has ended")
+    def __init__(self, domain: str | None = None, process_id: UUID | None = None) -> None:
+        self.domain = domain
+        self.process_id = process_id
+        which = "a process" if process_id is None else f"process {process_id} of domain {domain!r}:"
+        super().__init__(f"{which} is locked by another transaction; try again when that has ended")
 
     @property
     def retryable(self) -> bool:
