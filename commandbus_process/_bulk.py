@@ -142,7 +142,8 @@ def _insert_steps(
     written = 0
 
     def position(row: Row) -> int:
-        return order[row["position"]]
+        number: int = row["position"]
+        return order[number]
 
     rows: list[Row] = []
     for _ in range(ROUNDS):
