@@ -69,6 +69,7 @@ async def run(
                 return await greenlet_spawn(_borrow_and_run, engine.sync_engine, work)
             if conn.sync_connection is None:
                 return await conn.run_sync(work)  # which says what is wrong: it was not started, or is closed
+            check_not_in_use(conn.sync_connection)
             return await greenlet_spawn(work, conn.sync_connection)
         except DBAPIError as error:
             if remaining and sqlstate_of(error) in {SERIALIZATION_FAILURE, DEADLOCK_DETECTED}:
@@ -140,9 +141,8 @@ def savepoint_open(connection: Connection) -> Generator[None]:
         InvalidInputError: Another task has one open.
     """
     check_not_in_use(connection)
-    before, task = _savepoints.get(connection), asyncio.current_task()
-    if task is not None:
-        _savepoints[connection] = ref(task)
+    before = _savepoints.get(connection)
+    _reserve(connection)
     try:
         yield
     finally:
@@ -150,6 +150,12 @@ def savepoint_open(connection: Connection) -> Generator[None]:
             _savepoints[connection] = before
         else:
             _savepoints.pop(connection, None)
+
+
+def _reserve(connection: Connection) -> None:
+    task = asyncio.current_task()
+    if task is not None:
+        _savepoints[connection] = ref(task)
 
 
 def check_not_in_use(connection: Connection) -> None:
