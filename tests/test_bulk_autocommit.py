@@ -52,7 +52,7 @@ async def write_plainly(engine: AsyncEngine) -> None:
         await conn.rollback()
 
 
-PLAIN = {"process_type": "order", "state": {}}
+PLAIN: dict[str, object] = {"process_type": "order", "state": {}}
 
 
 async def saved(repository: Repository) -> None:

@@ -95,7 +95,7 @@ async def test_a_call_of_another_task_is_refused(
         await other(repository, again, conn)
         if not task.cancelled():
             assert (task.exception() is None) is (end == "written")
-    written = {"save": 1, "save_many": 2}.get(other.__name__, 0)  # type: ignore[attr-defined]
+    written = {"save": 1, "save_many": 2}.get(other.__name__, 0)
     assert (await numbers(engine))[0] == 1 + written + (2 if end == "written" else 0)
 
 
@@ -171,6 +171,7 @@ async def test_a_call_that_is_never_finished_keeps_nothing_alive(engine: AsyncEn
         sync = conn.sync_connection
         assert sync is not None
         await asyncio.create_task(begin(sync))
+        await asyncio.sleep(0)  # the event loop has let go of it
         gc.collect()
         check_not_in_use(sync)
         gone = weakref.ref(sync)

@@ -1,7 +1,7 @@
 """The order in which many rows are written, and how many savepoints that takes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from itertools import chain
 from typing import Any
 from uuid import UUID, uuid4
@@ -24,41 +24,71 @@ from tests.items import NOON, Step, bad_process, new_entries, new_entry, new_pro
 from tests.waiting import is_waiting_for_a_lock
 
 Repository = PostgresProcessRepository[Any]
-ROUNDS = 25
-KNOWN = "by COPY", "by INSERT"
+RUNS = 20
+NUMBER = 300
+MIDDLE = NUMBER // 2
 
 
-async def in_opposite_order(calls: Iterable[Any]) -> list[object]:
+async def in_opposite_order(calls: Iterable[Awaitable[int]]) -> list[object]:
     async with asyncio.timeout(60):
-        results = await asyncio.gather(*calls, return_exceptions=True)
+        results: list[object] = list(await asyncio.gather(*calls, return_exceptions=True))
     assert not [result for result in results if isinstance(result, DeadlockError)]
     return results
 
 
-async def test_processes_in_opposite_order_do_not_deadlock(repository: Repository, engine: AsyncEngine) -> None:
-    for number in range(1, ROUNDS + 1):
-        ids = [uuid4() for _ in range(300)]
-        given = ids, ids[::-1]
-        results = await in_opposite_order(repository.save_many(new_process(each) for each in half) for half in given)
-        assert 300 in results
-        assert await numbers(engine) == (number * 300, 0)
+SESSIONS = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")
+DEADLOCKS = text("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
 
 
-@pytest.mark.parametrize("way", KNOWN)
-async def test_steps_in_opposite_order_do_not_deadlock(repository: Repository, engine: AsyncEngine, way: str) -> None:
+async def deadlocks(engine: AsyncEngine, administrator: AsyncEngine) -> int:
+    """How many the server has found, also those that no error tells of; sessions count theirs when they end."""
+    await engine.dispose()
+    async with asyncio.timeout(30), administrator.connect() as conn:
+        while (await conn.execute(SESSIONS)).scalar_one() > 1:
+            await conn.rollback()
+        return int((await conn.execute(DEADLOCKS)).scalar_one())
+
+
+async def until_both_wait(holder: AsyncConnection, administrator: AsyncEngine) -> int:
+    """Let the middle one go when both calls wait: one of them for it, if they have begun at different ends both."""
+    await is_waiting_for_a_lock(administrator, 2)
+    await holder.rollback()
+    return 0
+
+
+async def test_processes_in_opposite_order_do_not_deadlock(
+    repository: Repository, engine: AsyncEngine, administrator: AsyncEngine
+) -> None:
+    for number in range(1, RUNS + 1):
+        ids = sorted(uuid4() for _ in range(NUMBER))
+        async with engine.connect() as holder:
+            await repository.save(new_process(ids[MIDDLE]), holder)
+            calls = [repository.save_many(new_process(each) for each in given) for given in (ids, ids[::-1])]
+            results = await in_opposite_order([*calls, until_both_wait(holder, administrator)])
+        assert NUMBER in results
+        assert await numbers(engine) == (number * NUMBER, 0)
+    assert await deadlocks(engine, administrator) == 0
+
+
+@pytest.mark.parametrize("way", ["by COPY", "by INSERT"])
+async def test_steps_in_opposite_order_do_not_deadlock(
+    repository: Repository, engine: AsyncEngine, administrator: AsyncEngine, way: str
+) -> None:
     """After one that is known, INSERT writes them."""
-    processes = list(new_processes(300))
+    processes = sorted(new_processes(NUMBER), key=lambda process: process.process_id)
     known = DOMAIN, processes[0].process_id, new_entry()
+    before = [known] if way == "by INSERT" else []
     await repository.save_many(processes)
     await repository.log_steps_of_many([known])
-    for number in range(1, ROUNDS + 1):
+    for number in range(1, RUNS + 1):
         steps: list[Step] = [(DOMAIN, process.process_id, new_entry()) for process in processes]
-        given = ([known] if way == "by INSERT" else []), steps
-        results = await in_opposite_order(
-            repository.log_steps_of_many(each) for each in (chain(*given), chain(given[0], steps[::-1]))
-        )
-        assert sorted(map(int, map(str, results))) == [0, 300]
-        assert await numbers(engine) == (300, 1 + number * 300)
+        async with engine.connect() as holder:
+            await repository.log_step(*steps[MIDDLE], holder)
+            calls = [repository.log_steps_of_many(chain(before, given)) for given in (steps, steps[::-1])]
+            results = await in_opposite_order([*calls, until_both_wait(holder, administrator)])
+        assert sorted(map(str, results)) == ["0", "0", str(NUMBER)]
+        assert await numbers(engine) == (NUMBER, 1 + number * NUMBER)
+    assert await deadlocks(engine, administrator) == 0
 
 
 async def test_processes_by_insert_in_opposite_order_do_not_deadlock(
@@ -101,11 +131,11 @@ async def test_errors_are_told_in_the_given_order(repository: Repository, conn: 
     assert [each.process_id for each in told] == [each.process_id for each in taken[::-1]]
     steps = [(each.domain, each.process_id, new_entry()) for each in taken]
     await repository.log_steps_of_many(steps, conn)
-    others = [(*key, entry.model_copy(update={"step_name": "other"})) for *key, entry in steps]
+    others = [(domain, key, entry.model_copy(update={"step_name": "other"})) for domain, key, entry in steps]
     with pytest.raises(StepAlreadyLoggedError) as logged:
-        await repository.log_steps_of_many(others, conn)  # type: ignore[arg-type]
+        await repository.log_steps_of_many(others, conn)
     assert [each.process_id for each in (logged.value, *logged.value.others)] == [each.process_id for each in taken]
-    assert (logged.value.recorded, logged.value.given) == (steps[0][2], others[0][-1])
+    assert (logged.value.recorded, logged.value.given) == (steps[0][2], others[0][2])
     with pytest.raises(InvalidInputError) as refused:
         await repository.save_many([*new_processes(7), bad_process(domain="")], conn)
     assert refused.value.field == "processes[7]"

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -53,9 +53,11 @@ class Limited:
         """Set something for the session, and begin."""
         if setting:
             name, value = setting.split(" ", 1)
-            event.listen(
-                self.engine.sync_engine, "begin", lambda connection: connection.exec_driver_sql(f"SET {name} = {value}")
-            )
+
+            def begun(connection: Connection) -> None:
+                connection.exec_driver_sql(f"SET {name} = {value}")
+
+            event.listen(self.engine.sync_engine, "begin", begun)
         if self.conn is not None:
             await self.repository.save(self.before, self.conn)
 
