@@ -92,7 +92,7 @@ async def test_steps_in_opposite_order_do_not_deadlock(
 
 
 async def test_processes_by_insert_in_opposite_order_do_not_deadlock(
-    repository: Repository, engine: AsyncEngine
+    repository: Repository, engine: AsyncEngine, administrator: AsyncEngine
 ) -> None:
     """Two transactions that have used up their COPYs."""
     shared = new_process()
@@ -104,10 +104,14 @@ async def test_processes_by_insert_in_opposite_order_do_not_deadlock(
                 await repository.log_steps(DOMAIN, shared.process_id, new_entries(1), conn)
             return await repository.save_many((new_process(each) for each in ids), conn)
 
-    for number in range(1, 6):
-        ids = [uuid4() for _ in range(300)]
-        assert 300 in await in_opposite_order([save(ids), save(ids[::-1])])
-        assert (await numbers(engine))[0] == 1 + number * 300
+    for number in range(1, 4):
+        ids = sorted(uuid4() for _ in range(NUMBER))
+        async with engine.connect() as holder:
+            await repository.save(new_process(ids[MIDDLE]), holder)
+            calls = [save(ids), save(ids[::-1]), until_both_wait(holder, administrator)]
+            assert NUMBER in await in_opposite_order(calls)
+        assert (await numbers(engine))[0] == 1 + number * NUMBER
+    assert await deadlocks(engine, administrator) == 0
 
 
 async def test_the_trail_is_in_the_given_order(repository: Repository, conn: AsyncConnection | None) -> None:
