@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar, cast
 from uuid import UUID
 from weakref import ReferenceType, WeakKeyDictionary, ref
@@ -116,7 +116,8 @@ async def unit(engine: AsyncEngine, conn: AsyncConnection | None) -> AsyncGenera
                         await transaction.commit()
             finally:
                 if was_in_autocommit and not connection.invalidated:
-                    await connection.run_sync(_set_autocommit, on=True)
+                    with suppress(psycopg.Error):  # it is closed then; what was committed stays
+                        await connection.run_sync(_set_autocommit, on=True)
     elif await conn.run_sync(is_in_autocommit):
         raise InvalidInputError("conn", "is in autocommit, where several statements cannot be one unit")
     else:

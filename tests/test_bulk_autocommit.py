@@ -165,6 +165,32 @@ async def test_the_connection_is_lost(
     assert await numbers(engine) == (1, 0)
 
 
+async def test_a_connection_that_is_lost_after_the_commit_is_no_error(
+    repository: Repository, in_autocommit: AsyncEngine, engine: AsyncEngine
+) -> None:
+    """What was committed is not reported as failed, and nobody gets the connection."""
+    drivers: list[Any] = []
+
+    def note(connection: Any) -> None:
+        drivers.append(connection.connection.driver_connection)
+
+    event.listen(in_autocommit.sync_engine, "commit", note)
+    commit = in_autocommit.dialect.do_commit
+
+    def commit_and_lose(dbapi_connection: Any) -> None:
+        commit(dbapi_connection)
+        drivers[0].pgconn.finish()
+
+    in_autocommit.dialect.do_commit = commit_and_lose  # type: ignore[method-assign]
+    try:
+        assert await repository.save_many(new_processes(3)) == 3
+    finally:
+        in_autocommit.dialect.do_commit = commit  # type: ignore[method-assign]
+        event.remove(in_autocommit.sync_engine, "commit", note)
+    await write_plainly(in_autocommit)
+    assert await numbers(engine) == (4, 0)
+
+
 async def test_what_begins_with_a_transaction_is_in_the_transaction(
     repository: Repository, in_autocommit: AsyncEngine, engine: AsyncEngine
 ) -> None:
