@@ -48,8 +48,8 @@ from commandbus_process.models import ProcessStatus, ReplyOutcome
 from commandbus_process.tables import process, process_audit
 
 # What a new process is inserted with (its version is the column's default), what an update changes, and the two halves
-# of an audit entry. The names are plain texts: those of SQLAlchemy's columns are of a class of its own, and as keys they
-# take Pydantic 20 times as long to write as JSON.
+# of an audit entry. The names are plain texts: those of SQLAlchemy's columns are of a class of its own, and as keys of
+# an object they take Pydantic 20 times as long to write as JSON.
 NEW_PROCESS = tuple(str(column.name) for column in process.c if column is not process.c.version)
 STATE_CHANGES = ("status", "current_step", "state", "error_code", "error_message", "completed_at")
 UPDATED = (*STATE_CHANGES, "updated_at", "version")
