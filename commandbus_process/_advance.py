@@ -1,17 +1,17 @@
 """One step of a process manager, as one statement, and what to say where it could not be taken."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Executable
 from sqlalchemy.exc import DBAPIError
 
 from commandbus_process import _statements
-from commandbus_process._conflicts import ROUNDS, logging_error, reply_error, stamp_to_try
+from commandbus_process._conflicts import ROUNDS, logging_error, raise_first, reply_error, stamp_to_try
 from commandbus_process._input import entry_values
 from commandbus_process._rows import Written, first_row, read_written, stamps_of, written_from
-from commandbus_process._transaction import is_in_autocommit, sqlstate_of
+from commandbus_process._transaction import is_in_autocommit, savepoint_open, sqlstate_of
 from commandbus_process.errors import NothingWrittenError, ProcessError
 from commandbus_process.models import ProcessAuditEntry, ProcessMetadata, StepReply
 
@@ -29,6 +29,12 @@ _STATEMENTS: Mapping[tuple[bool, int], Executable] = {
 
 # What the statement fails with if it would write a part only, by a cast that fails on purpose.
 _INVALID_TEXT_REPRESENTATION = "22P02"
+
+
+@contextmanager
+def _savepoint(connection: Connection) -> Generator[None]:
+    with savepoint_open(connection), connection.begin_nested():
+        yield
 
 
 class Redelivered(NamedTuple):
@@ -79,7 +85,7 @@ class Step:
         may_fail = len(self._sent) >= _SEVERAL
         needs_savepoint = may_fail and not is_in_autocommit(connection)
         try:
-            with connection.begin_nested() if needs_savepoint else nullcontext():
+            with _savepoint(connection) if needs_savepoint else nullcontext():
                 return read_written(connection.execute(statement, self._values))
         except DBAPIError as error:
             if not is_part_written(error):
@@ -108,12 +114,7 @@ class Step:
         ]
         if self._reply is not None:
             errors.insert(0, reply_error(*self._key, recorded, self._reply, missing))
-        first = next((error for error in errors if error is not None), None)
-        try:
-            if first is not None:
-                raise first
-        finally:
-            del first, errors  # else the error, its traceback and this frame would refer to each other
+        raise_first(errors)
         return None
 
     def _logging(self, entry: ProcessAuditEntry) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Why a write changed nothing: from what is stored to the error that tells."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 from commandbus_process._rows import Row, entry_of
@@ -15,8 +15,6 @@ from commandbus_process.errors import (
     StepNotFoundError,
 )
 from commandbus_process.models import ProcessAuditEntry, StepReply
-
-ErrorT = TypeVar("ErrorT", bound=ProcessError)
 
 ROUNDS = 10
 """How often a write is tried whose obstacle has gone by the time that it is looked for."""
@@ -79,20 +77,21 @@ def reply_error(
     return ReplyConflictError(domain, process_id, entry_of(domain, process_id, recorded), reply, missing)
 
 
-def raise_first(errors: Sequence[ErrorT | None]) -> None:
+def raise_first(errors: Iterable[ProcessError | None]) -> None:
     """Raise the first error, if there is one."""
     raise_all([error for error in errors if error is not None][:1])
 
 
-def raise_all(errors: Sequence[ErrorT]) -> None:
-    """Raise the first error, if there is one, and have it tell of the others."""
-    if not errors:
+def raise_all(errors: Iterable[ProcessError | None]) -> None:
+    """Raise the first error, if there is one, with the others in `others`."""
+    found = [error for error in errors if error is not None]
+    if not found:
         return
-    first, *others = errors
-    first.others = tuple(others)
-    if others:
-        first.args = (f"{first} (and {len(others)} more, in .others)",)
+    first = found[0]
+    first.others = tuple(found[1:])
+    if first.others:
+        first.args = (f"{first} (and {len(first.others)} more, in .others)",)
     try:
         raise first
     finally:
-        del first, errors  # else the error, its traceback and this frame would refer to each other
+        del first, found  # else the error, its traceback and this frame would refer to each other

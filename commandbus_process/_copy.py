@@ -1,33 +1,53 @@
-"""COPY, the quickest way into a table, for rows that are probably not there yet."""
+"""COPY, the fastest way into a table, for rows that are probably not there yet."""
 
 import asyncio
 from collections.abc import Sequence
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import sql
 from sqlalchemy import Connection, Table
+from sqlalchemy.engine import Transaction
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.util import await_only
+
+# Each COPY runs in a savepoint. PostgreSQL keeps 64 of them that wrote in a list of the transaction. With more, every
+# other session has to look them up on disk. The rest are left to the caller.
+_MOST_COPIES = 48
+# How many were run in a transaction, by any number of calls.
+_copies: WeakKeyDictionary[Transaction, int] = WeakKeyDictionary()
+
+_INTEGRITY_CONSTRAINT_VIOLATION = "23"  # a class: all of its codes begin with it
+# COPY refuses what INSERT can do: to write under row-level security, or to a view.
+_NOT_WITH_COPY = frozenset({"0A000", "42809"})
 
 
 def copy_rows(connection: Connection, table: Table, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> bool:
-    """Write the rows, and return whether they were written; where anything is in the way of one, none is.
+    """Write all rows or none, and return whether they were written. If not, INSERT is to try.
 
-    COPY knows no ON CONFLICT: it fails, and so it runs inside a savepoint. What was wrong is for another statement to
-    find out. SQLAlchemy has no COPY, and so its events of a statement do not tell of it.
+    COPY has no ON CONFLICT and fails on a conflict, so it runs in a savepoint. `False` means that INSERT will find out
+    more: a conflict, rows that a trigger swallowed, a table that COPY cannot write to. SQLAlchemy has no COPY, so its
+    events do not report it.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: Every other error of the server (a time-out, a full disk), as from a statement.
     """
-    driver = cast("psycopg.AsyncConnection", connection.connection.driver_connection)
+    transaction = connection.get_transaction()
+    if transaction is None or _copies.get(transaction, 0) >= _MOST_COPIES:
+        return False
+    _copies[transaction] = _copies.get(transaction, 0) + 1
+    statement = _statement(connection, table, names)
     try:
         with connection.begin_nested():
-            try:
-                await_only(_copy(driver, table, names, rows))
-            except asyncio.CancelledError:
-                # In the middle of a COPY, the connection is not fit for use any more. SQLAlchemy does the same for the
-                # statements that it knows of.
-                connection.invalidate()
-                raise
-    except (psycopg.Error, _NotAllCopiedError):
+            _run(connection, statement, rows)
+    except _NotAllCopiedError:
         return False
+    except DBAPIError as error:
+        sqlstate = getattr(error.orig, "sqlstate", None) or ""
+        if sqlstate in _NOT_WITH_COPY or sqlstate.startswith(_INTEGRITY_CONSTRAINT_VIOLATION):
+            return False
+        raise
     return True
 
 
@@ -35,12 +55,50 @@ class _NotAllCopiedError(Exception):
     """A trigger swallowed rows."""
 
 
-async def _copy(
-    driver: psycopg.AsyncConnection, table: Table, names: Sequence[str], rows: Sequence[Sequence[Any]]
-) -> None:
-    statement = sql.SQL("COPY {} ({}) FROM STDIN").format(
-        sql.Identifier(*table.fullname.split(".")), sql.SQL(", ").join(map(sql.Identifier, names))
+def _statement(connection: Connection, table: Table, names: Sequence[str]) -> sql.Composed:
+    schema = connection.schema_for_object(table)  # a `schema_translate_map` may say another one than the table
+    path = (table.name,) if schema is None else (schema, table.name)
+    return sql.SQL("COPY {} ({}) FROM STDIN").format(
+        sql.Identifier(*path), sql.SQL(", ").join(map(sql.Identifier, names))
     )
+
+
+def _run(connection: Connection, statement: sql.Composed, rows: Sequence[Sequence[Any]]) -> None:
+    """Run COPY, with the errors that SQLAlchemy would raise for a statement."""
+    adapted: Any = connection.connection.dbapi_connection
+    driver = cast("psycopg.AsyncConnection[Any]", connection.connection.driver_connection)
+    try:
+        await_only(_copy(driver, statement, rows))
+    except psycopg.Error as error:
+        _leave_out_the_row(error)
+        is_lost = connection.dialect.is_disconnect(cast("Any", error), adapted, None)
+        if is_lost:
+            connection.invalidate(error)
+        raise DBAPIError.instance(
+            statement.as_string(),
+            None,
+            error,
+            psycopg.Error,
+            hide_parameters=True,
+            connection_invalidated=is_lost,
+            dialect=connection.dialect,
+        ) from error
+    except asyncio.CancelledError:
+        # In the middle of a COPY, the connection is not fit for use any more. SQLAlchemy does the same for the
+        # statements that it knows of.
+        connection.invalidate()
+        raise
+
+
+def _leave_out_the_row(error: psycopg.Error) -> None:
+    """Keep the server's CONTEXT out of the message: for COPY, and for no other statement, it may quote the row."""
+    told = error.diag
+    if told.message_primary is not None:
+        parts = (told.message_primary, told.message_detail, told.message_hint)
+        error.args = ("\n".join(part for part in parts if part),)
+
+
+async def _copy(driver: "psycopg.AsyncConnection[Any]", statement: sql.Composed, rows: Sequence[Sequence[Any]]) -> None:
     async with driver.cursor() as cursor:
         async with cursor.copy(statement) as copy:
             for row in rows:

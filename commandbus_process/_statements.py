@@ -47,7 +47,7 @@ from sqlalchemy import (
     union_all,
     update,
 )
-from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.dialects.postgresql import JSONB, Insert, insert
 from sqlalchemy.sql.dml import ReturningUpdate
 from sqlalchemy.sql.elements import KeyedColumnElement
 
@@ -55,8 +55,9 @@ from commandbus_process.models import ProcessStatus, ReplyOutcome
 from commandbus_process.tables import process, process_audit
 
 # What a new process is inserted with (its version is the column's default), what an update changes, and the two halves
-# of an audit entry.
-NEW_PROCESS = tuple(column.name for column in process.c if column is not process.c.version)
+# of an audit entry. The names are plain texts: those of SQLAlchemy's columns are of a class of its own, and as keys of
+# an object they take Pydantic 20 times as long to write as JSON.
+NEW_PROCESS = tuple(str(column.name) for column in process.c if column is not process.c.version)
 STATE_CHANGES = ("status", "current_step", "state", "error_code", "error_message", "completed_at")
 UPDATED = (*STATE_CHANGES, "updated_at", "version")
 TIMES = frozenset(column.name for column in (*process.c, *process_audit.c) if isinstance(column.type, DateTime))
@@ -397,7 +398,7 @@ def _read_once(given: TableValuedAlias) -> CTE:
     return select(*given.c).cte("given")
 
 
-def _is_given(table: Table, given: FromClause, names: Sequence[str]) -> ColumnElement[bool]:
+def _is_given(table: FromClause, given: FromClause, names: Sequence[str]) -> ColumnElement[bool]:
     return and_(*(table.c[name] == given.c[name] for name in names))
 
 
@@ -417,18 +418,25 @@ def _save_many() -> Select[Any]:
     given = _read_once(_given_rows(process, NEW_PROCESS, "processes"))
     saved = (
         insert(process)
-        .from_select(NEW_PROCESS, select(*(given.c[name] for name in NEW_PROCESS)).select_from(given))
-        .on_conflict_do_nothing(index_elements=list(process.primary_key))
+        .from_select(NEW_PROCESS, select(*(given.c[name] for name in NEW_PROCESS)).order_by(given.c.position))
+        .on_conflict_do_nothing(index_elements=_PROCESS_KEY)
         .returning(*process.primary_key)
         .cte("saved")
     )
-    return _positions_without(given, saved, _PROCESS_KEY)
+    missing = ~exists(select(_ONE).select_from(saved).where(_is_given(saved, given, _PROCESS_KEY)))
+    return select(given.c.position).where(missing).order_by(given.c.position)
 
 
-def _log_many() -> Select[Any]:
-    given = _read_once(_given_rows(process_audit, NEW_STEP, "steps"))
-    logged = (
+def _taken_of_many() -> Select[Any]:
+    given = _given_rows(process, _PROCESS_KEY, "processes")
+    return select(given.c.position).join_from(given, process, _is_given(process, given, _PROCESS_KEY))
+
+
+def _log_many() -> Insert:
+    given = _given_rows(process_audit, NEW_STEP, "steps")
+    return (
         insert(process_audit)
+        .inline()
         .from_select(
             NEW_STEP,
             select(*(given.c[name] for name in NEW_STEP))
@@ -436,11 +444,9 @@ def _log_many() -> Select[Any]:
             .order_by(given.c.position)  # entries of one time are listed in the order of their ids
             .with_for_update(read=True, key_share=True, of=process),
         )
-        .on_conflict_do_nothing(index_elements=COMMAND_KEY)
-        .returning(*(process_audit.c[name] for name in _STEP_KEY))
-        .cte("logged")
+        .on_conflict_do_nothing(index_elements=_STEP_KEY)
+        .execution_options(**_COUNTED)
     )
-    return _positions_without(given, logged, _STEP_KEY)
 
 
 def _written_many() -> Select[Any]:
@@ -448,12 +454,6 @@ def _written_many() -> Select[Any]:
     return select(given.c.position, _WRITTEN.label("written")).join_from(
         given, process, _is_given(process, given, _PROCESS_KEY)
     )
-
-
-def _positions_without(given: FromClause, written: FromClause, key: Sequence[str]) -> Select[Any]:
-    is_written = and_(*(written.c[name] == given.c[name] for name in key))
-    missing = ~exists(select(_ONE).select_from(written).where(is_written))
-    return select(given.c.position).where(missing).order_by(given.c.position)
 
 
 def _logged_many() -> Select[Any]:
@@ -467,16 +467,21 @@ def _logged_many() -> Select[Any]:
             )
         )
         .where(func.coalesce(same, false()).is_(false()))
-        .order_by(given.c.position)
     )
 
 
-# Both give the positions of the rows that were not written.
+# The rows are written in the order of their positions. ON CONFLICT names the library's own key: a conflict with
+# anything else, a unique index of the host's for example, is the server's error.
+#
+# Gives the positions of the rows that were not written, and of those the ones whose key is in the table.
 SAVE_MANY = _save_many()
 WRITTEN_MANY = _written_many()
+TAKEN_OF_MANY = _taken_of_many()
+# Its row count says how many were written. Finding out which would cost a fifth more: 31 instead of 27 microseconds a
+# row.
 LOG_MANY = _log_many()
-# Of the rows that LOG_MANY did not write, those that are not there as they were given: without `process_id`, there is
-# no process; without `command_id`, none is logged any more; else the entry that is.
+# Of the rows, those that are not there as they were given: without `process_id`, there is no process; without
+# `command_id`, none is logged any more; else the entry that is.
 LOGGED_MANY = _logged_many()
 
 

@@ -2,11 +2,12 @@
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from traceback import clear_frames
 from typing import Any, NoReturn, TypeVar, cast
 from uuid import UUID
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -85,6 +86,7 @@ async def run(
                 return await greenlet_spawn(_borrow_and_run, engine.sync_engine, work)
             if conn.sync_connection is None:
                 return await conn.run_sync(work)  # raises what is wrong: it was not started, or is closed
+            check_not_in_use(conn.sync_connection)
             return await greenlet_spawn(_run_on, conn.sync_connection, work)
         except DBAPIError as error:
             sqlstate = sqlstate_of(error)
@@ -182,24 +184,67 @@ async def unit(engine: AsyncEngine, conn: AsyncConnection | None) -> AsyncGenera
     is run again: what the statements were made from can be read only once.
 
     Raises:
-        InvalidInputError: The caller's connection is in autocommit, where statements cannot take effect together.
-        DeadlockError, TransactionConflictError: PostgreSQL refused to commit, for another transaction's sake.
+        InvalidInputError: The caller's connection is in autocommit, where statements cannot take effect together. Or
+            another task has a savepoint of this library open on it.
+        DeadlockError, TransactionConflictError: PostgreSQL refused to commit because of a concurrent transaction.
     """
     check_connection(conn)
     if conn is None:
-        async with engine.connect() as connection:
-            if await connection.run_sync(is_in_autocommit):
-                # The engine's usual level comes back when the connection is returned to the pool.
-                await connection.execution_options(isolation_level="READ COMMITTED")
-            async with connection.begin() as transaction:
-                yield connection
-                with conflicts_told():
-                    await transaction.commit()
+        async with transaction(engine) as connection:
+            yield connection
+            with conflicts_told():
+                await connection.commit()
     elif await conn.run_sync(is_in_autocommit):
         raise InvalidInputError("conn", "is in autocommit, where several statements cannot be one unit")
     else:
-        async with conn.begin_nested():
-            yield conn
+        with savepoint_open(cast("Connection", conn.sync_connection)):
+            async with conn.begin_nested():
+                yield conn
+
+
+# Which task has a savepoint of this library open on which connection. The task is weak: its frames hold the connection,
+# which would otherwise keep itself alive in here.
+_savepoints: WeakKeyDictionary[Connection, ReferenceType[asyncio.Task[Any]]] = WeakKeyDictionary()
+
+
+@contextmanager
+def savepoint_open(connection: Connection) -> Generator[None]:
+    """Reserve a connection for the current task while the library has a savepoint open on it.
+
+    What another task writes meanwhile would be gone after ROLLBACK TO SAVEPOINT, though its call returned. The same
+    task may go on: the items of a bulk call may come from the connection.
+
+    Raises:
+        InvalidInputError: Another task has one open.
+    """
+    check_not_in_use(connection)
+    before = _savepoints.get(connection)
+    _reserve(connection)
+    try:
+        yield
+    finally:
+        if before is not None:
+            _savepoints[connection] = before
+        else:
+            _savepoints.pop(connection, None)
+
+
+def _reserve(connection: Connection) -> None:
+    task = asyncio.current_task()
+    if task is not None:
+        _savepoints[connection] = ref(task)
+
+
+def check_not_in_use(connection: Connection) -> None:
+    """Refuse a connection on which the library has a savepoint open for another task.
+
+    Raises:
+        InvalidInputError: It has one.
+    """
+    opened_by = _savepoints.get(connection)
+    task = None if opened_by is None else opened_by()
+    if task is not None and task is not asyncio.current_task():
+        raise InvalidInputError("conn", "is in use by another call")
 
 
 class _ConflictsTold:

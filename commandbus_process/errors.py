@@ -138,8 +138,8 @@ class ConcurrentUpdateError(ProcessError):
 class ProcessLockedError(ProcessRepositoryError):
     """Another transaction holds the process, or one of several. Nothing was written.
 
-    The caller's transaction is alive after `for_update="nowait"`. It is aborted if the `lock_timeout` of the session
-    ended the wait (SQLSTATE 55P03).
+    The caller's transaction is alive after `for_update="nowait"` and after the bulk methods. Otherwise a `lock_timeout`
+    that ended the wait (SQLSTATE 55P03) has aborted it.
 
     Attributes:
         domain: The process's domain; `None` if the call was about several processes.

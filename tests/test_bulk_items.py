@@ -170,6 +170,43 @@ REFUSED: dict[str, tuple[Callable[[Repository], Awaitable[int]], str]] = {
 }
 
 
+PROCESS, ENTRY, STEP = new_process(), new_entry(), (DOMAIN, EXISTING, new_entry())
+STEP_TYPE = r"must be \(domain, process id, ProcessAuditEntry\), not "
+WRONG_ARGUMENTS: dict[str, tuple[str, Any, str, str]] = {
+    "one process": ("save_many", PROCESS, "processes", "must be an iterable of ProcessMetadata, not ProcessMetadata"),
+    "no processes": ("save_many", None, "processes", "not NoneType"),
+    "a number of processes": ("save_many", 7, "processes", "not int"),
+    "a function of processes": ("save_many", new_processes, "processes", "not function"),
+    "a dict among processes": ("save_many", [PROCESS, {"domain": "a"}], "processes[1]", "ProcessMetadata, not dict"),
+    "an entry among processes": ("save_many", [ENTRY], "processes[0]", "ProcessMetadata, not ProcessAuditEntry"),
+    "processes by id": ("save_many", {PROCESS.process_id: PROCESS}, "processes[0]", "ProcessMetadata, not UUID"),
+    "a text as processes": ("save_many", "ab", "processes[0]", "ProcessMetadata, not str"),
+    "one entry": ("log_steps", ENTRY, "entries", "must be an iterable of ProcessAuditEntry, not ProcessAuditEntry"),
+    "no entries": ("log_steps", None, "entries", "not NoneType"),
+    "a step among entries": ("log_steps", [ENTRY, STEP], "entries[1]", "must be a ProcessAuditEntry, not tuple"),
+    "none among entries": ("log_steps", [None], "entries[0]", "must be a ProcessAuditEntry, not NoneType"),
+    "an entry as steps": ("log_steps_of_many", ENTRY, "steps", "must be an iterable of"),
+    "one step": ("log_steps_of_many", STEP, "steps[0]", STEP_TYPE + "str"),
+    "a short step": ("log_steps_of_many", [STEP, STEP[:2]], "steps[1]", STEP_TYPE + "2 values"),
+    "a long step": ("log_steps_of_many", [(*STEP, 1)], "steps[0]", STEP_TYPE + "4 values"),
+    "an entry among steps": ("log_steps_of_many", [STEP, ENTRY], "steps[1]", STEP_TYPE + "ProcessAuditEntry"),
+    "a step of three letters": ("log_steps_of_many", ["abc"], "steps[0]", STEP_TYPE + "str"),
+    "a process in a step": ("log_steps_of_many", [(DOMAIN, EXISTING, PROCESS)], "steps[0]", "a ProcessAuditEntry, not"),
+    "a number in a step": ("log_steps_of_many", [(7, EXISTING, ENTRY)], "steps[0].domain", "string"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_ARGUMENTS)
+async def test_wrong_arguments_are_told_before_any_sql(repository: Repository, engine: AsyncEngine, wrong: str) -> None:
+    method, items, field, reason = WRONG_ARGUMENTS[wrong]
+    key = (DOMAIN, EXISTING) if method == "log_steps" else ()
+    statements = Statements(engine)
+    with pytest.raises(InvalidInputError, match=reason) as caught:
+        await getattr(repository, method)(*key, items)
+    assert caught.value.field == field
+    assert statements.sent == []
+
+
 @pytest.mark.parametrize("field", REFUSED)
 async def test_what_cannot_be_stored_is_told_with_its_position(
     repository: Repository, engine: AsyncEngine, field: str

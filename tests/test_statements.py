@@ -85,12 +85,12 @@ ENTRY_TYPES = (
     "sent_at TIMESTAMP WITH TIME ZONE, reply_outcome VARCHAR(50), reply_data JSONB, "
     "received_at TIMESTAMP WITH TIME ZONE"
 )
-PROCESSES = f"json_to_recordset(CAST(:processes AS JSON)) AS given_processes({NEW_PROCESS_TYPES})"
+PROCESSES = f"pg_catalog.json_to_recordset(CAST(:processes AS JSON)) AS given_processes({NEW_PROCESS_TYPES})"
 STEPS = (
-    "json_to_recordset(CAST(:steps AS JSON)) AS given_steps(position INTEGER, domain VARCHAR(255), process_id UUID, "
-    f"{ENTRY_TYPES})"
+    "pg_catalog.json_to_recordset(CAST(:steps AS JSON)) "
+    f"AS given_steps(position INTEGER, domain VARCHAR(255), process_id UUID, {ENTRY_TYPES})"
 )
-SENT = f"json_to_recordset(CAST(:sent AS JSON)) AS given_sent(position INTEGER, {ENTRY_TYPES})"
+SENT = f"pg_catalog.json_to_recordset(CAST(:sent AS JSON)) AS given_sent(position INTEGER, {ENTRY_TYPES})"
 
 NONE_IS_LOGGED = (
     f"NOT (EXISTS (SELECT 1 FROM {SENT} WHERE (SELECT process_audit.id FROM process_audit "
@@ -169,17 +169,17 @@ EXPECTED = {
     "SAVE_MANY": "WITH "
     f"given AS (SELECT {listed(f'position, {NEW_PROCESS}', 'given_processes')} FROM {PROCESSES}), "
     f"saved AS (INSERT INTO process ({NEW_PROCESS}) SELECT {listed(NEW_PROCESS, 'given')} FROM given "
-    "ON CONFLICT DO NOTHING RETURNING process.domain, process.process_id) "
+    "ORDER BY given.position ON CONFLICT (domain, process_id) DO NOTHING "
+    "RETURNING process.domain, process.process_id) "
     "SELECT given.position FROM given WHERE NOT (EXISTS (SELECT 1 FROM saved WHERE saved.domain = given.domain "
     "AND saved.process_id = given.process_id)) ORDER BY given.position",
-    "LOG_MANY": "WITH "
-    f"given AS (SELECT {listed(f'position, {NEW_STEP}', 'given_steps')} FROM {STEPS}), "
-    f"logged AS (INSERT INTO process_audit ({NEW_STEP}) SELECT {listed(NEW_STEP, 'given')} "
-    "FROM given JOIN process ON process.domain = given.domain AND process.process_id = given.process_id "
-    "ORDER BY given.position FOR KEY SHARE OF process ON CONFLICT DO NOTHING "
-    "RETURNING process_audit.domain, process_audit.process_id, process_audit.command_id) "
-    "SELECT given.position FROM given WHERE NOT (EXISTS (SELECT 1 FROM logged WHERE logged.domain = given.domain "
-    "AND logged.process_id = given.process_id AND logged.command_id = given.command_id)) ORDER BY given.position",
+    "TAKEN_OF_MANY": "SELECT given_processes.position FROM pg_catalog.json_to_recordset(CAST(:processes AS JSON)) "
+    "AS given_processes(position INTEGER, domain VARCHAR(255), process_id UUID) "
+    "JOIN process ON process.domain = given_processes.domain AND process.process_id = given_processes.process_id",
+    "LOG_MANY": f"INSERT INTO process_audit ({NEW_STEP}) SELECT {listed(NEW_STEP, 'given_steps')} FROM {STEPS} "
+    "JOIN process ON process.domain = given_steps.domain AND process.process_id = given_steps.process_id "
+    "ORDER BY given_steps.position FOR KEY SHARE OF process "
+    "ON CONFLICT (domain, process_id, command_id) DO NOTHING",
     "LOGGED_MANY": f"SELECT given_steps.position, process.process_id, {LOGGED_ENTRY} FROM {STEPS} "
     "LEFT OUTER JOIN process ON process.domain = given_steps.domain AND process.process_id = given_steps.process_id "
     "LEFT OUTER JOIN process_audit ON process_audit.domain = given_steps.domain "
@@ -189,8 +189,7 @@ EXPECTED = {
     f"AND {LOGGED_COMMAND_DATA} IS NOT DISTINCT FROM given_steps.command_data "
     "AND (given_steps.reply_outcome IS NULL "
     "OR process_audit.reply_outcome IS NOT DISTINCT FROM given_steps.reply_outcome "
-    f"AND {LOGGED_REPLY_DATA} IS NOT DISTINCT FROM given_steps.reply_data), false) IS false "
-    "ORDER BY given_steps.position",
+    f"AND {LOGGED_REPLY_DATA} IS NOT DISTINCT FROM given_steps.reply_data), false) IS false",
     "ADVANCE_ON_REPLY": advance(
         f"process {WITH_STEP} WHERE {AS_EXPECTED} AND {STEP_IS_OPEN} FOR NO KEY UPDATE OF step, process",
         f"{REPLIED} RETURNING process_audit.id)",
