@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.bench-installed
 
-.PHONY: demo test lint typecheck check bench bench-check chaos format clean
+.PHONY: demo test lint typecheck check bench bench-check chaos sql format clean
 
 demo: $(INSTALLED)  ## replay an event log through the repository; LOG=path.csv names one, DATABASE_URL a server
 	$(BIN)/python -m examples.demo $(if $(LOG),--log '$(LOG)')
@@ -32,6 +32,9 @@ bench-check: $(BENCH_INSTALLED)  ## prove that all sides of the benchmark do the
 SECONDS ?= 120
 chaos: $(INSTALLED)  ## kill the server under load for SECONDS, at least 20 times and 10,000 operations; SEED repeats a run
 	$(BIN)/python -m tests.faults.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+sql: $(INSTALLED)  ## write tests/sql anew: what the library sends, for a reader
+	WRITE_SQL=1 $(BIN)/python -m pytest -q tests/test_statements.py
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

@@ -41,7 +41,7 @@ ONE_TRAIL = {"process_audit_pkey", "process_audit_command_key"}
 FEW, BACKLOG = ("WAITING",), ("COMPENSATING", "WAITING_FOR_TSQ")
 CLAIMS = {
     f"claim of {len(statuses)}{' of a type' if of_type else ''}{' updated before' if updated_before else ''}": (
-        _statements.claim(statuses, of_type=of_type, updated_before=updated_before)
+        _statements.claim(statuses, of_types=of_type, updated_before=updated_before)
     )
     for statuses in (FEW, BACKLOG)
     for of_type in (False, True)
@@ -57,7 +57,11 @@ SERVED_BY = {
     "GET_BY_ID_UNLESS_LOCKED": ONE_PROCESS,
     "LOGGED_STEP": ONE_PROCESS | ONE_STEP,
     "RECORD_REPLY": ONE_STEP,
+    "RECORD_REPLY_AND_LOCK": ONE_PROCESS | ONE_STEP,
     "RECORDED_REPLY": ONE_STEP,
+    "STEPS_TO_COMPENSATE": ONE_TRAIL,
+    "STEPS_TO_COMPENSATE_OR_UNKNOWN": ONE_TRAIL,
+    "WRITTEN_MANY": ONE_PROCESS,
     "AUDIT_TRAIL": ONE_TRAIL,
     "COMPLETED_STEPS": ONE_TRAIL,
     "TAKEN_OF_MANY": ONE_PROCESS,
@@ -72,7 +76,7 @@ SERVED_BY = {
     **{name: ONE_STATUS if "of 1" in name else ONE_STATUS | ONE_PROCESS for name in CLAIMS},
 }
 # They only insert: there is nothing that they would look for.
-INSERTING = {"SAVE", "SAVE_MANY"}
+INSERTING = {"SAVE", "SAVE_WITH_ONE_SENT", "SAVE_WITH_SENT", "SAVE_MANY"}
 
 
 def statement_of(name: str) -> ClauseElement:

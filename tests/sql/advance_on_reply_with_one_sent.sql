@@ -1,0 +1,30 @@
+WITH held AS (SELECT commandbus.process.domain AS domain, commandbus.process.process_id AS process_id
+FROM commandbus.process
+JOIN commandbus.process_audit AS step ON step.domain = commandbus.process.domain AND step.process_id = commandbus.process.process_id
+WHERE commandbus.process.domain = :key_domain::VARCHAR AND commandbus.process.process_id = :key_process_id::UUID AND commandbus.process.process_type = :key_process_type::VARCHAR AND commandbus.process.version = coalesce(:key_version::BIGINT, commandbus.process.version) AND coalesce(:key_stamp::VARCHAR, pg_catalog.concat_ws(' ', commandbus.process.version, process.xmin, EXTRACT(epoch FROM commandbus.process.updated_at))) = pg_catalog.concat_ws(' ', commandbus.process.version, process.xmin, EXTRACT(epoch FROM commandbus.process.updated_at)) AND step.command_id = :key_command_id::UUID AND step.reply_outcome IS NULL
+FOR NO KEY UPDATE OF process, step), 
+logged AS (INSERT INTO commandbus.process_audit (domain, process_id, step_name, command_id, command_type, command_data, sent_at, compensates, reply_outcome, reply_data, received_at)
+SELECT held.domain AS domain, held.process_id AS process_id, :sent_step_name::VARCHAR AS anon_1, :sent_command_id::UUID AS anon_2, :sent_command_type::VARCHAR AS anon_3, CAST(:sent_command_data::VARCHAR AS JSONB) AS anon_4, :sent_sent_at::TIMESTAMP WITH TIME ZONE AS anon_5, :sent_compensates::UUID AS anon_6, :sent_reply_outcome::VARCHAR AS anon_7, CAST(:sent_reply_data::VARCHAR AS JSONB) AS anon_8, :sent_received_at::TIMESTAMP WITH TIME ZONE AS anon_9
+FROM held
+ON CONFLICT (domain, process_id, command_id) DO NOTHING
+RETURNING commandbus.process_audit.id), 
+replied AS (UPDATE commandbus.process_audit
+SET reply_outcome=:reply_outcome::VARCHAR, reply_data=CAST(:reply_data::VARCHAR AS JSONB), received_at=:received_at::TIMESTAMP WITH TIME ZONE
+FROM held
+WHERE commandbus.process_audit.domain = held.domain AND commandbus.process_audit.process_id = held.process_id AND commandbus.process_audit.command_id = :key_command_id::UUID AND (SELECT pg_catalog.count(*) AS count_2
+FROM logged) = 1
+RETURNING commandbus.process_audit.id), 
+changed AS (UPDATE commandbus.process
+SET status=:status::VARCHAR, current_step=:current_step::VARCHAR, state=CAST(:state::VARCHAR AS JSONB), error_code=:error_code::VARCHAR, error_message=:error_message::VARCHAR, updated_at=pg_catalog.now(), completed_at=:completed_at::TIMESTAMP WITH TIME ZONE, version=(commandbus.process.version + 1)
+FROM held
+WHERE commandbus.process.domain = held.domain AND commandbus.process.process_id = held.process_id AND (SELECT pg_catalog.count(*) AS count_1
+FROM replied) = 1
+RETURNING CAST(pg_catalog.json_build_array(commandbus.process.version, commandbus.process.updated_at, pg_catalog.concat_ws(' ', commandbus.process.version, process.xmin, EXTRACT(epoch FROM commandbus.process.updated_at))) AS TEXT) AS written)
+SELECT changed.written
+FROM (SELECT 1) AS one_row
+LEFT OUTER JOIN changed ON true
+WHERE CASE WHEN (changed.written IS NOT NULL) THEN true WHEN ((SELECT pg_catalog.count(*) AS count_3
+FROM logged) + (SELECT pg_catalog.count(*) AS count_4
+FROM replied) = 0) THEN false ELSE CAST('only a part could be written: ' || CAST((SELECT pg_catalog.count(*) AS count_3
+FROM logged) + (SELECT pg_catalog.count(*) AS count_4
+FROM replied) AS TEXT) AS BOOLEAN) END
