@@ -175,7 +175,7 @@ def reply_values(
         raise InvalidInputError(argument, reason(error)) from None
     received_at = fields["received_at"] or min((datetime.now(UTC), *(entry.sent_at for entry in causes)))
     return {
-        "key_command_id": fields["command_id"],
+        "key_command_id": checked_uuid(f"{argument}.command_id", reply.command_id),
         "reply_outcome": fields["outcome"],
         "reply_data": _optional_json(reply.data, f"{argument}.reply_data"),
         "received_at": received_at,

@@ -30,6 +30,7 @@ from commandbus_process import (
     ReplyOutcome,
     StepAlreadyLoggedError,
     StepNotFoundError,
+    StepReply,
 )
 from tests.conftest import DOMAIN, new_process
 from tests.contract.retrying import assert_can_be_run_again
@@ -166,10 +167,9 @@ SHAPES: dict[str, tuple[bool, list[str]]] = {
 async def test_a_step_is_stored_whole(waiting: Waiting, *, with_reply: bool, names: list[str]) -> None:
     reply = reply_to(waiting.asked) if with_reply else None
     sent = [new_command(name) for name in names]
-    # Neither of the two is a process manager's to change.
-    process = waiting.next(process_type="changed", created_at=NOON)
+    process = waiting.next(created_at=NOON)  # which is never written
     [before] = await waiting.select("SELECT *, clock_timestamp() AS clock FROM commandbus.process")
-    await waiting.repository.advance(process, waiting.conn, reply=reply, sent=sent)
+    assert await waiting.repository.advance(process, waiting.conn, reply=reply, sent=sent)
     [stored] = await waiting.select("SELECT *, now() AS now, clock_timestamp() AS clock FROM commandbus.process")
     now, clock = stored.pop("now"), stored.pop("clock")
     if waiting.conn is None:
@@ -190,7 +190,7 @@ async def test_a_step_is_stored_whole(waiting: Waiting, *, with_reply: bool, nam
         "completed_at": NOON + timedelta(hours=1),
         "version": 3,
     }
-    expected = waiting.next(process_type="changed", created_at=NOON, version=3, updated_at=stored["updated_at"])
+    expected = waiting.next(created_at=NOON, version=3, updated_at=stored["updated_at"])
     assert process == expected
 
     replied = (
@@ -232,12 +232,22 @@ async def test_one_entry_is_one_command(committed: Waiting) -> None:
 
 
 async def test_a_reply_without_a_time_was_received_at_this_moment(committed: Waiting) -> None:
-    reply, sent = reply_to(committed.asked, received_at=None), new_command(reply_outcome=ReplyOutcome.CANCELED)
-    before = datetime.now(UTC)
+    reply, before = reply_to(committed.asked, received_at=None), datetime.now(UTC)
+    sent = new_command(reply_outcome=ReplyOutcome.CANCELED, sent_at=before)
     await committed.repository.advance(committed.next(), reply=reply, sent=sent)
     for entry in (await committed.trail())[1:]:
         assert entry.received_at is not None
         assert before <= entry.received_at <= datetime.now(UTC)
+
+
+async def test_a_reply_without_a_time_was_received_before_the_commands_that_it_causes(committed: Waiting) -> None:
+    """They were made before the library was called."""
+    reply = StepReply(committed.asked.command_id, ReplyOutcome.SUCCESS)
+    sent = [new_command(sent_at=datetime.now(UTC)), new_command("ship", sent_at=datetime.now(UTC))]
+    await committed.repository.advance(committed.next(), reply=reply, sent=sent)
+    asked = next(entry for entry in await committed.trail() if entry.command_id == committed.asked.command_id)
+    assert asked.received_at is not None
+    assert all(asked.received_at <= entry.sent_at for entry in sent)
 
 
 async def test_what_is_sent_is_stored_as_the_single_methods_store_it(committed: Waiting) -> None:
@@ -325,7 +335,7 @@ def refused_for_the_reply(waiting: Waiting) -> list[Refused]:
     for sent in ([], [new_command()], [new_command(), new_command("ship")]):
         facts: Mapping[str, object] = {"command_id": unknown.command_id}
         refused.append(Refused(StepNotFoundError, facts, waiting.next(), reply_to(unknown), sent))
-        for reply in (same, *others):
+        for reply in (same, *others) if sent else others:  # the same reply alone is a redelivery
             facts = {"command_id": waiting.done.command_id, "recorded": waiting.done, "given": reply}
             refused.append(Refused(ReplyConflictError, facts, waiting.next(), reply, sent))
     return refused
@@ -342,7 +352,9 @@ def refused_for_a_command(waiting: Waiting) -> list[Refused]:
     ):
         facts: Mapping[str, object] = {"command_id": there.command_id, "recorded": there, "given": given}
         refused += [
-            Refused(StepAlreadyLoggedError, facts, waiting.next(), None, sent) for sent in at_every_place(given)
+            Refused(StepAlreadyLoggedError, facts, waiting.next(), None, sent)
+            for sent in at_every_place(given)
+            if given != there or len(sent) > 1  # the same command alone is a redelivery
         ]
     facts = {"command_id": done.command_id, "recorded": done, "given": done}
     refused += [
@@ -379,14 +391,29 @@ async def test_a_step_that_is_refused_leaves_everything_as_it_was(
     assert failed_statements == []
 
 
-def test_a_second_error_of_the_same_kind_says_that_it_is_the_rest_that_was_not_taken() -> None:
+def test_an_error_about_the_same_says_what_is_missing() -> None:
     entry = new_command()
     recorded = answered(entry, reply_to(entry))
     for error in (
-        ReplyConflictError(DOMAIN, uuid4(), recorded, reply_to(entry)),
-        StepAlreadyLoggedError(DOMAIN, uuid4(), entry, entry.model_copy()),
+        ReplyConflictError(DOMAIN, uuid4(), recorded, reply_to(entry), "command 7"),
+        StepAlreadyLoggedError(DOMAIN, uuid4(), entry, entry.model_copy(), "command 7"),
     ):
-        assert "the rest of its step was not taken" in str(error)
+        assert error.is_same
+        assert "command 7 is not" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("stored", "given"), [({"paid": 1}, {"paid": True}), ({"paid": 0}, {"paid": False}), ({"paid": 1}, {"paid": 1.0})]
+)
+def test_data_that_is_equal_only_to_python_is_other_data(stored: JsonObject, given: JsonObject) -> None:
+    entry = new_command(command_data=stored)
+    recorded = answered(entry, reply_to(entry, reply_data=stored))
+    reply = ReplyConflictError(DOMAIN, uuid4(), recorded, reply_to(entry, reply_data=given))
+    logged = StepAlreadyLoggedError(DOMAIN, uuid4(), entry, entry.model_copy(update={"command_data": given}))
+    assert not reply.is_same
+    assert "other data" in str(reply)
+    assert not logged.is_same
+    assert "they differ in command_data" in str(logged)
 
 
 async def test_a_step_of_another_process_is_not_answered_and_not_in_the_way(waiting: Waiting) -> None:
@@ -416,6 +443,8 @@ async def test_a_step_that_only_another_process_has(waiting: Waiting) -> None:
     before = await waiting.everything()
     for sent in ([], [new_command()], [new_command(), new_command()]):
         for entry, error in ((theirs, StepNotFoundError), (waiting.done, ReplyConflictError)):
+            if not sent and entry is waiting.done:
+                continue  # which is a redelivery
             with pytest.raises(error):
                 await waiting.repository.advance(waiting.next(), waiting.conn, reply=reply_to(entry), sent=sent)
             assert await waiting.everything() == before
@@ -444,7 +473,7 @@ def invalid_steps() -> Iterable[tuple[str, ProcessMetadata, ProcessAuditEntry | 
     same_id = new_command(command_id=twice.command_id)
     yield "process.version", process.model_copy(update={"version": None}), reply, [new_command()]
     yield "process.version", process.model_copy(update={"version": None}), None, []
-    yield "process", process.model_copy(update={"version": 0, "current_step": ""}), reply, []
+    yield "process", process.model_copy(update={"version": 0, "current_step": "x" * 256}), reply, []
     yield "state", process.model_copy(update={"state": nan}), reply, [new_command()]
     yield "reply.reply_outcome", process, new_command(), []
     yield "reply.reply_data", process, reply.model_copy(update={"reply_data": nan}), [new_command()]
@@ -490,79 +519,83 @@ def at_another_time(entry: ProcessAuditEntry) -> ProcessAuditEntry:
     )
 
 
-@pytest.mark.parametrize(
-    ("with_reply", "names"), [(True, ["ship", "charge"]), (True, []), (False, ["charge"]), (False, [])]
-)
+@pytest.mark.parametrize(("with_reply", "names"), [(True, ["ship", "charge"]), (True, []), (False, ["charge"])])
 async def test_a_step_that_was_taken_already_changes_nothing(
     waiting: Waiting, *, with_reply: bool, names: list[str]
 ) -> None:
     reply = reply_to(waiting.asked, reply_data={"small": 1e-7}) if with_reply else None
     sent = [new_command(name, command_data={"small": 1e-7}) for name in names]
     process, again = waiting.next(state={"small": 1e-7}), waiting.next(state={"small": 1e-7})
-    await waiting.repository.advance(process, waiting.conn, reply=reply, sent=sent)
+    again.completed_at = NOON + LATER  # who ends a process "now" ends it later in the redelivery
+    assert await waiting.repository.advance(process, waiting.conn, reply=reply, sent=sent)
     for entry in sent:  # their replies come in the meantime, which do not change the process
         await waiting.repository.update_step_reply(*waiting.key, entry.command_id, reply_to(entry), waiting.conn)
     before = await waiting.everything()
-    await waiting.repository.advance(
+    assert not await waiting.repository.advance(
         again,
         waiting.conn,
         reply=None if reply is None else at_another_time(reply),
         sent=[at_another_time(entry) for entry in sent],
     )
     assert await waiting.everything() == before
-    assert again == process
-    assert again.version == 3
+    assert (again.version, again.updated_at) == (process.version, process.updated_at)
+    await waiting.repository.update(again, waiting.conn)  # it has what its row has
+    assert again.version == 4
 
 
-async def test_a_step_that_was_taken_already_and_left_the_state_as_it_was(waiting: Waiting) -> None:
-    """The state is not sent, and is compared all the same."""
-    reply, sent = reply_to(waiting.asked), new_command()
-    process, again, other = [await waiting.repository.get_by_id(*waiting.key, waiting.conn) for _ in range(3)]
-    assert process is not None
-    assert again is not None
-    assert other is not None
-    for each in (process, again, other):
-        each.status = ProcessStatus.WAITING_FOR_REPLY
-    await waiting.repository.advance(process, waiting.conn, reply=reply, sent=sent)
+@pytest.mark.parametrize("is_read_anew", [False, True], ids=["the same object", "read anew"])
+async def test_a_redelivery_whose_process_was_decided_again(waiting: Waiting, *, is_read_anew: bool) -> None:
+    """The ordinary one: the handler reads the process, decides, and makes the same commands."""
+    reply, sent = reply_to(waiting.asked), [new_command(), new_command("ship")]
+    process = waiting.next(state={"count": 1})
+    assert await waiting.repository.advance(process, waiting.conn, reply=reply, sent=sent)
     before = await waiting.everything()
-    await waiting.repository.advance(again, waiting.conn, reply=reply, sent=sent)
-    assert again == process
-    other.state["total"] = 14
+    again = await waiting.repository.get_by_id(*waiting.key, waiting.conn) if is_read_anew else process
+    assert again is not None
+    again.state["count"] = 2  # it counts what was counted before
+    assert not await waiting.repository.advance(again, waiting.conn, reply=reply, sent=sent)
     with pytest.raises(ConcurrentUpdateError):
-        await waiting.repository.advance(other, waiting.conn, reply=reply, sent=sent)
+        await waiting.repository.update(again, waiting.conn)
     assert await waiting.everything() == before
+
+
+async def test_a_step_without_reply_and_commands_is_no_redelivery(waiting: Waiting) -> None:
+    """It has nothing by which it could be recognised: two that count up at once are two steps."""
+    first, second = [await waiting.repository.get_by_id(*waiting.key, waiting.conn) for _ in range(2)]
+    assert first is not None
+    assert second is not None
+    assert await waiting.repository.advance(first, waiting.conn)
+    with pytest.raises(ConcurrentUpdateError):
+        await waiting.repository.advance(second, waiting.conn)
 
 
 async def test_a_step_that_was_taken_already_in_part_only(waiting: Waiting) -> None:
     reply, sent = reply_to(waiting.asked), [new_command(), new_command("ship")]
     await waiting.repository.advance(waiting.next(), waiting.conn, reply=reply, sent=sent)
     before = await waiting.everything()
-    changed: dict[str, object] = {
-        "state": {"total": 14},
-        "status": ProcessStatus.FAILED,
-        "current_step": None,
-        "error_code": "OTHER",
-        "error_message": None,
-        "completed_at": NOON,
-    }
     first, second = sent
-    others: list[tuple[ProcessMetadata, ProcessAuditEntry, list[ProcessAuditEntry]]] = [
-        *((waiting.next(**{name: value}), reply, sent) for name, value in changed.items()),
-        (waiting.next(), reply_to(waiting.asked, reply_outcome=ReplyOutcome.FAILED), sent),
-        (waiting.next(), reply_to(waiting.asked, reply_data=None), sent),
-        (waiting.next(), reply_to(new_command("never logged")), sent),
-        (waiting.next(), reply, [first, second.model_copy(update={"step_name": "other"})]),
-        (waiting.next(), reply, [first.model_copy(update={"command_type": "Other"}), second]),
-        (waiting.next(), reply, [first, second.model_copy(update={"command_data": {"amount": 1}})]),
-        (waiting.next(), reply, [first, second, new_command("one more")]),
-        (waiting.next(), reply, [new_command("another")]),
+    others: list[tuple[ProcessAuditEntry, list[ProcessAuditEntry], type[Exception]]] = [
+        (reply_to(waiting.asked, reply_outcome=ReplyOutcome.FAILED), sent, ReplyConflictError),
+        (reply_to(waiting.asked, reply_data=None), sent, ReplyConflictError),
+        (reply_to(new_command("never logged")), sent, StepNotFoundError),
+        (reply, [first, second.model_copy(update={"step_name": "other"})], ReplyConflictError),
+        (reply, [first.model_copy(update={"command_type": "Other"}), second], ReplyConflictError),
+        (reply, [first, second.model_copy(update={"command_data": {"amount": 1}})], ReplyConflictError),
+        (reply, [first, second, new_command("one more")], ReplyConflictError),
+        (reply, [new_command("another")], ReplyConflictError),
     ]
-    for process, other_reply, other_sent in others:
-        given = process.model_copy(deep=True)
+    for other_reply, other_sent, error in others:
+        stale = waiting.next()
         with pytest.raises(ConcurrentUpdateError) as caught:
-            await waiting.repository.advance(process, waiting.conn, reply=other_reply, sent=other_sent)
+            await waiting.repository.advance(stale, waiting.conn, reply=other_reply, sent=other_sent)
         assert (caught.value.expected_version, caught.value.actual_version) == (2, 3)
-        assert process == given
+        anew = await waiting.repository.get_by_id(*waiting.key, waiting.conn)
+        assert anew is not None
+        with pytest.raises(error) as refused:
+            await waiting.repository.advance(anew, waiting.conn, reply=other_reply, sent=other_sent)
+        if other_reply is reply:
+            assert getattr(refused.value, "is_same", None) is True
+            assert str(next(each for each in other_sent if each not in sent).command_id) in str(refused.value)
     assert await waiting.everything() == before
 
 
@@ -570,12 +603,13 @@ async def test_a_step_that_was_taken_before_the_last_one(waiting: Waiting) -> No
     process, again = waiting.next(), waiting.next()
     reply, sent = reply_to(waiting.asked), [new_command(), new_command("ship")]
     await waiting.repository.advance(process, waiting.conn, reply=reply, sent=sent)
+    process.state = {"total": 15}
     await waiting.repository.update(process, waiting.conn)
     before = await waiting.everything()
+    assert not await waiting.repository.advance(again, waiting.conn, reply=reply, sent=sent)
     with pytest.raises(ConcurrentUpdateError) as caught:
-        await waiting.repository.advance(again, waiting.conn, reply=reply, sent=sent)
+        await waiting.repository.update(again, waiting.conn)
     assert (caught.value.expected_version, caught.value.actual_version) == (2, 4)
-    assert again == waiting.next()
     assert await waiting.everything() == before
 
 
@@ -739,7 +773,7 @@ async def test_the_same_step_delivered_twice_at_once(
         on_connection=on_connection,
     )
     if isolation_level == "READ COMMITTED" or not on_connection:
-        assert result is None
+        assert result is False
         assert second == first
     else:
         assert isinstance(result, ConcurrentUpdateError)
@@ -761,7 +795,7 @@ async def test_a_step_that_waited_for_one_that_is_rolled_back(
         on_connection=on_connection,
         commit=False,
     )
-    assert result is None
+    assert result is True
     assert await committed.repository.get_by_id(*committed.key) == process
     assert await committed.trail() == [committed.done, answered(committed.asked, reply), *sent]
 
@@ -804,7 +838,7 @@ async def test_a_command_that_another_transaction_was_logging_and_did_not(
         on_connection=on_connection,
         commit=False,
     )
-    assert result is None
+    assert result is True
     assert await committed.repository.get_by_id(*committed.key) == process
     assert await committed.trail() == [committed.done, answered(committed.asked, reply), *sent]
 
@@ -843,7 +877,7 @@ async def test_a_reply_that_another_transaction_was_recording_and_did_not(commit
         lambda conn: committed.repository.advance(process, conn, reply=reply, sent=sent),
         commit=False,
     )
-    assert result is None
+    assert result is True
     assert await committed.repository.get_by_id(*committed.key) == process
     assert await committed.trail() == [committed.done, answered(committed.asked, reply), sent]
 

@@ -132,11 +132,11 @@ async def test_of_conflicting_replies_at_once_exactly_one_is_recorded(
     results = await asyncio.gather(
         *(repository.update_step_reply(*key, each) for each in replies), return_exceptions=True
     )
-    [winner] = [number for number, result in enumerate(results) if result is None]
+    [winner] = [number for number, result in enumerate(results) if result is True]
     [found] = await repository.get_audit_trail(DOMAIN, process.process_id)
     assert found.reply_data == {"n": winner}
     for result in results:
-        if result is not None:
+        if result is not True:
             assert isinstance(result, ReplyConflictError)
             assert result.recorded.reply_data == {"n": winner}
 
