@@ -48,7 +48,7 @@ class Side:
     process: Callable[[Columns], Process]
     entry: Callable[[Columns], Entry]
     status: Callable[[str], object]
-    advance: Callable[..., Awaitable[None]]
+    advance: Callable[..., Awaitable[object]]
     insert: Callable[[list[Process], list[tuple[Any, Any, Entry]], None], Awaitable[None]]
     change: Callable[[Process, Target], Process] = _change
 

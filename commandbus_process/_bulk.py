@@ -83,9 +83,11 @@ def _set_all_stored(connection: Connection, batch: Batch[ProcessMetadata[StateT]
         json_row({"position": position, "domain": each.domain, "process_id": each.process_id}, ())
         for position, each in enumerate(batch.items)
     )
+    position: int
     for position, written in connection.execute(_statements.WRITTEN_MANY, {"keys": keys}):
-        forget_row(batch.items[position])
-        set_stored(batch.items[position], written_from(written), is_committed=True)
+        process = batch.items[position]
+        forget_row(process)
+        set_stored(process, written_from(written), is_committed=True)
 
 
 async def log_many(

@@ -449,7 +449,7 @@ def _log_many() -> Insert:
     )
 
 
-def _written_many() -> Select[Any]:
+def _written_many() -> Select[Any, str]:
     given = _given_rows(process, _PROCESS_KEY, "keys")
     return select(given.c.position, _WRITTEN.label("written")).join_from(
         given, process, _is_given(process, given, _PROCESS_KEY)
@@ -485,7 +485,7 @@ LOG_MANY = _log_many()
 LOGGED_MANY = _logged_many()
 
 
-def _advance(*, with_reply: bool, sent: Literal["none", "one", "many"]) -> Select[Any, Any]:
+def _advance(*, with_reply: bool, sent: Literal["none", "one", "many"]) -> Select[Any]:
     """One step of a process manager in one statement: the next commands, the reply, the process, or none of them.
 
     Everything that must hold is looked at and locked in `held`: the version, the step that has no reply yet, and that
@@ -566,7 +566,7 @@ def _is_whole(whole: ColumnElement[bool], count: ColumnElement[int]) -> ColumnEl
     return case((whole, true()), (count == literal_column("0"), false()), else_=fails)
 
 
-def _save_with(*, many: bool) -> Select[Any, Any]:
+def _save_with(*, many: bool) -> Select[Any]:
     """A new process and its first commands in one statement."""
     saved = SAVE.returning(*process.primary_key).cte("saved")
     logged = (

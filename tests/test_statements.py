@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import ClauseElement
-from sqlalchemy.dialects.postgresql import psycopg
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from commandbus_process import ProcessStatus, _statements
 from commandbus_process._input import status_values
 
-DIALECT = psycopg.dialect()
+DIALECT = create_async_engine("postgresql+psycopg://").dialect
 FOLDER = Path(__file__).parent / "sql"
 ONE, TWO = ("WAITING",), ("FAILED", "WAITING")
 

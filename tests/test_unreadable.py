@@ -1,6 +1,5 @@
 """One row that cannot be read does not stop the others."""
 
-from collections.abc import AsyncIterator
 from typing import Literal
 from uuid import UUID
 
@@ -30,7 +29,7 @@ class Order(BaseModel):
 
 
 @pytest.fixture
-async def orders(engine: AsyncEngine, administrator: AsyncEngine) -> AsyncIterator[list[UUID]]:
+async def orders(engine: AsyncEngine) -> list[UUID]:
     """Six processes, oldest first; the first three have a state that is no order."""
     raw = PostgresProcessRepository(engine)
     ids: list[UUID] = []
