@@ -76,7 +76,7 @@ async def test_two_logs_of_one_command(
         lambda conn: repository.log_step(DOMAIN, process.process_id, entry, conn),
         repository.log_step(DOMAIN, process.process_id, other),
     )
-    assert result is None if same else isinstance(result, StepAlreadyLoggedError)
+    assert result is False if same else isinstance(result, StepAlreadyLoggedError)
     assert await repository.get_audit_trail(DOMAIN, process.process_id) == [entry]
 
 
@@ -94,7 +94,7 @@ async def test_two_replies_to_one_command(
         lambda conn: repository.update_step_reply(*key, first, conn),
         repository.update_step_reply(*key, other),
     )
-    assert result is None if same else isinstance(result, ReplyConflictError)
+    assert result is False if same else isinstance(result, ReplyConflictError)
     assert await repository.get_audit_trail(DOMAIN, process.process_id) == [first]
 
 

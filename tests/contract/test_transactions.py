@@ -26,6 +26,7 @@ from commandbus_process import (
     ReplyOutcome,
     StepAlreadyLoggedError,
     StepNotFoundError,
+    StepReply,
     StoredDataError,
     StoredStateError,
     TransactionConflictError,
@@ -73,12 +74,13 @@ async def case(repository: Repository, administrator: AsyncEngine, process: Proc
 
 Attempt = Callable[[Case, AsyncConnection], Awaitable[object]]
 
+NOBODYS = uuid4()
 ATTEMPTS: dict[type[ProcessRepositoryError], Attempt] = {
     ProcessAlreadyExistsError: lambda case, conn: case.repository.save(case.other(), conn),
     ConcurrentUpdateError: lambda case, conn: case.repository.update(case.other(version=1), conn),
     ProcessNotFoundError: lambda case, conn: case.repository.log_step(DOMAIN, uuid4(), case.entry, conn),
     StepNotFoundError: lambda case, conn: case.repository.update_step_reply(
-        DOMAIN, case.process.process_id, uuid4(), case.entry, conn
+        DOMAIN, case.process.process_id, NOBODYS, StepReply(NOBODYS, ReplyOutcome.SUCCESS), conn
     ),
     StepAlreadyLoggedError: lambda case, conn: case.repository.log_step(
         DOMAIN, case.process.process_id, case.other_entry(step_name="other"), conn
