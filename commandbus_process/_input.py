@@ -16,6 +16,7 @@ from commandbus_process.models import (
     EntryFields,
     JsonObject,
     Name,
+    OptionalName,
     ProcessAuditEntry,
     ProcessFields,
     ProcessMetadata,
@@ -44,7 +45,9 @@ def _fields_of(model: type[BaseModel], names: Collection[str] | None = None) -> 
 
 _PROCESS_FIELDS = _fields_of(ProcessFields)
 _ENTRY_FIELDS = _fields_of(EntryFields)
-_CHANGED_FIELDS = _fields_of(ProcessFields, STATE_CHANGES)
+# The type and the version are compared, not written: other software may have written a type that is empty.
+_CHANGED_FIELDS = _fields_of(ProcessFields, (*STATE_CHANGES, "version"))
+STORED_NAME: TypeAdapter[str] = TypeAdapter(OptionalName)
 _REPLY_FIELDS = _fields_of(StepReply, ("command_id", "outcome", "received_at"))
 
 
@@ -204,10 +207,10 @@ def check_process(process: object) -> None:
 def changed_fields(process: ProcessFields, names: Collection[str]) -> dict[str, Any]:
     """Return the named fields, checked, and nothing else: other software may have written the rest."""
     try:
-        fields = _CHANGED_FIELDS.validate_python({name: getattr(process, name) for name in names if name != "state"})
+        fields = _CHANGED_FIELDS.validate_python({name: getattr(process, name) for name in (*names, "version")})
     except ValidationError as error:
         raise InvalidInputError("process", reason(error)) from None
-    return dict(fields)
+    return {name: fields[name] for name in names if name in fields}
 
 
 def sent_values(entries: Sequence[ProcessAuditEntry], names: Collection[str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from commandbus_process._conflicts import ROUNDS, logging_error, raise_first, re
 from commandbus_process._input import (
     LIMIT,
     NAME,
+    STORED_NAME,
     TIME,
     changed_fields,
     check_loggable,
@@ -425,7 +426,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
             **changed_fields(process, _statements.STATE_CHANGES),
             **found_by(process.domain, process.process_id),
             "state": self._states.write(process),
-            "key_process_type": process.process_type,
+            "key_process_type": checked(STORED_NAME, "process_type", process.process_type),
             "key_version": None if stamps else process.version,
             "key_stamp": stamps[-1] if stamps else None,
         }

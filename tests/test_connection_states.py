@@ -36,6 +36,7 @@ def reply() -> ProcessAuditEntry:
     return command().model_copy(update={"reply_outcome": ReplyOutcome.SUCCESS, "reply_data": {"mark": MARK}})
 
 
+REPLY = reply()
 CALLS: dict[str, Call] = {
     "save": lambda repository, process, conn: repository.save(
         new_process().model_copy(update={"state": process.state}), conn
@@ -46,7 +47,7 @@ CALLS: dict[str, Call] = {
     "claim": lambda repository, _, conn: repository.claim(DOMAIN, list(ProcessStatus), conn, limit=1),
     "log_step": lambda repository, process, conn: repository.log_step(DOMAIN, process.process_id, command(), conn),
     "update_step_reply": lambda repository, process, conn: repository.update_step_reply(
-        DOMAIN, process.process_id, uuid4(), reply(), conn
+        DOMAIN, process.process_id, REPLY.command_id, REPLY, conn
     ),
     "advance": lambda repository, process, conn: repository.advance(process, conn, sent=[command(), command()]),
 }

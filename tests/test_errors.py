@@ -32,7 +32,7 @@ RECORDED = ProcessAuditEntry(step_name="reserve", command_id=UUID(int=7), reply_
 GIVEN = RECORDED.model_copy(update={"step_name": "charge", "reply_outcome": ReplyOutcome.FAILED})
 
 ERRORS = [
-    (ConcurrentUpdateError(*KEY, 3, 4), True, ["version 4, not 3", "read it again"]),
+    (ConcurrentUpdateError(*KEY, 3, 4), True, ["at version 3, the row at 4", "read it again"]),
     (ConcurrentUpdateError(*KEY, 3), True, ["roll it back and run it again"]),
     (DeadlockError(), True, ["40P01", "run the whole of it again"]),
     (TransactionConflictError("40001"), True, ["40001", "run the whole of it again"]),
@@ -41,11 +41,20 @@ ERRORS = [
     (NothingWrittenError(*KEY), False, ["trigger"]),
     (ProcessAlreadyExistsError(*KEY), False, ["exists already", "update()"]),
     (ProcessNotFoundError(*KEY), False, ["does not exist", "save()"]),
-    (StepNotFoundError(*KEY, UUID(int=7)), False, [str(UUID(int=7)), "never logged"]),
+    (ProcessNotFoundError(*KEY, can_come=True), True, ["does not exist, or is not committed yet"]),
+    (StepNotFoundError(*KEY, UUID(int=7)), True, [str(UUID(int=7)), "not logged, or not committed yet"]),
     (StepAlreadyLoggedError(*KEY, RECORDED, GIVEN), False, ["differ in step_name, reply_outcome"]),
-    (StepAlreadyLoggedError(*KEY, RECORDED, RECORDED), False, ["is logged already", "look at the audit trail"]),
+    (
+        StepAlreadyLoggedError(*KEY, RECORDED, RECORDED),
+        False,
+        ["the rest of its step is not there"],
+    ),
     (ReplyConflictError(*KEY, RECORDED, GIVEN), False, ["SUCCESS", "outcome FAILED", "a person or a policy"]),
-    (ReplyConflictError(*KEY, RECORDED, RECORDED), False, ["has a reply already", "the same", "look at the process"]),
+    (
+        ReplyConflictError(*KEY, RECORDED, RECORDED),
+        False,
+        ["is the same", "the rest of its step is not"],
+    ),
     (
         ReplyConflictError(*KEY, RECORDED, RECORDED.model_copy(update={"reply_data": {"a": 1}})),
         False,

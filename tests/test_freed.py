@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import text
@@ -55,7 +55,7 @@ REFUSED: dict[str, Call] = {
     "update": lambda repository, process, conn: repository.update(stale(process), conn),
     "log_step": lambda repository, _, conn: repository.log_step(DOMAIN, uuid4(), command(), conn),
     "update_step_reply": lambda repository, process, conn: repository.update_step_reply(
-        DOMAIN, process.process_id, uuid4(), replied(), conn
+        DOMAIN, process.process_id, *unknown_reply(), conn
     ),
     "advance": lambda repository, process, conn: repository.advance(stale(process), conn, sent=[command(), command()]),
     "advance on a reply": lambda repository, process, conn: repository.advance(process, conn, reply=replied()),
@@ -78,6 +78,11 @@ def stale(process: ProcessMetadata) -> ProcessMetadata:
 
 def replied() -> ProcessAuditEntry:
     return command().model_copy(update={"reply_outcome": ReplyOutcome.SUCCESS})
+
+
+def unknown_reply() -> tuple[UUID, ProcessAuditEntry]:
+    reply = replied()
+    return reply.command_id, reply
 
 
 @contextmanager

@@ -103,8 +103,8 @@ class Typed(BaseModel):
     data: JsonValue = None
 
 
-NAMES = ("domain", "process_type", "current_step", "step_name", "command_type")
-OPTIONAL_NAMES = ("error_code",)
+NAMES = ("domain", "process_type", "step_name", "command_type")
+OPTIONAL_NAMES = ("current_step", "error_code")
 TEXTS = ("error_message",)
 JSON = ("state", "key of state", "command_data", "key of command_data", "reply_data", "typed state")
 PLACES = (*NAMES, *OPTIONAL_NAMES, *TEXTS, *JSON)

@@ -213,7 +213,7 @@ def new_command() -> ProcessAuditEntry:
 async def advance_in_every_way(
     repository: PostgresProcessRepository[JsonObject], domain: str, process_id: UUID
 ) -> None:
-    """With and without a reply and commands; each time twice, as a redelivery would."""
+    """With and without a reply and commands; each time twice, as a redelivery would, if it can be recognised."""
     for commands in (0, 1, 2):
         for is_replied in (False, True):
             process = await repository.get_by_id(domain, process_id)
@@ -222,8 +222,10 @@ async def advance_in_every_way(
             await repository.log_step(domain, process_id, first)
             reply = first.model_copy(update={"reply_outcome": ReplyOutcome.SUCCESS}) if is_replied else None
             sent = [new_command() for _ in range(commands)]
-            for delivered in (process.model_copy(deep=True), process):
-                await repository.advance(delivered, reply=reply, sent=sent)
+            again = process.model_copy(deep=True)
+            assert await repository.advance(process, reply=reply, sent=sent)
+            if is_replied or sent:
+                assert not await repository.advance(again, reply=reply, sent=sent)
 
 
 async def do_everything_in_bulk(
@@ -262,6 +264,12 @@ async def do_everything(engine: AsyncEngine) -> None:
     await repository.find_by_status(DOMAIN, list(ProcessStatus))
     await repository.get_audit_trail(*key)
     assert await repository.get_completed_steps(*key) == ["reserve"]
+    assert [entry.step_name for entry in await repository.get_steps_to_compensate(*key)] == ["reserve"]
+    await repository.get_steps_to_compensate(*key, include_unknown=True)
+    for count in (1, 2):
+        await repository.save(new_process(), sent=[new_command() for _ in range(count)])
+    async with engine.begin() as conn:
+        assert not await repository.update_step_reply(*key, sent.command_id, replied, conn)
     await advance_in_every_way(repository, *key)
     await do_everything_in_bulk(repository, *key)
     async with engine.connect() as conn:

@@ -67,6 +67,9 @@ def reply_to(entry: ProcessAuditEntry, outcome: ReplyOutcome = ReplyOutcome.SUCC
     return entry.model_copy(update={"reply_outcome": outcome})
 
 
+UNKNOWN = reply_to(command())
+
+
 async def given_process(repository: Repository) -> Given:
     """A process in a domain of its own."""
     process = new_process().model_copy(update={"domain": uuid4().hex})
@@ -139,7 +142,7 @@ FAILURES = [
     ),
     Failure(
         StepNotFoundError,
-        lambda repository, given, conn: repository.update_step_reply(*given.key, uuid4(), reply_to(given.asked), conn),
+        lambda repository, given, conn: repository.update_step_reply(*given.key, UNKNOWN.command_id, UNKNOWN, conn),
     ),
     Failure(
         ReplyConflictError,
