@@ -27,7 +27,9 @@ from tests.contract import (
     test_advance,
     test_bulk,
     test_contention,
+    test_lock_order,
     test_locks,
+    test_matching_rows,
     test_races,
     test_repository,
     test_transactions,
@@ -35,7 +37,9 @@ from tests.contract import (
 from tests.contract.test_advance import *  # noqa: F403
 from tests.contract.test_bulk import *  # noqa: F403
 from tests.contract.test_contention import *  # noqa: F403
+from tests.contract.test_lock_order import *  # noqa: F403
 from tests.contract.test_locks import *  # noqa: F403
+from tests.contract.test_matching_rows import *  # noqa: F403
 from tests.contract.test_races import *  # noqa: F403
 from tests.contract.test_repository import *  # noqa: F403
 from tests.contract.test_transactions import *  # noqa: F403
@@ -43,7 +47,17 @@ from tests.databases import Server, as_role, async_url, execute
 from tests.pgbouncer import BACKEND, MISSING, PROGRAM, PgBouncer, login_role, running_pgbouncer, version
 
 ROOT = Path(__file__).parent.parent
-CONTRACT = (test_advance, test_bulk, test_contention, test_locks, test_races, test_repository, test_transactions)
+CONTRACT = (
+    test_advance,
+    test_bulk,
+    test_contention,
+    test_lock_order,
+    test_locks,
+    test_matching_rows,
+    test_races,
+    test_repository,
+    test_transactions,
+)
 
 # What the README tells: psycopg prepares no statements of its own accord, which another connection would not know.
 UNPREPARED: dict[str, Any] = {"prepare_threshold": None}

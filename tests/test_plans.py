@@ -158,7 +158,7 @@ def plan_after_ten_executions(connection: psycopg.Connection, name: str, mode: s
     values = {
         "key_domain": "'domain 1'",
         "limit": "10",
-        "key_process_type": "'order'",
+        "key_process_types": "ARRAY['order']",
         "updated_before": "now() + interval '1 day'",
     }
     text, names = numbered(statement_of(name))
