@@ -159,7 +159,9 @@ FAILURES = [
     ),
     Failure(
         ReplyConflictError,
-        lambda repository, given, conn: repository.advance(given.process, conn, reply=reply_to(given.asked)),
+        lambda repository, given, conn: repository.advance(
+            given.process, conn, reply=reply_to(given.asked), sent=command()
+        ),
     ),
 ]
 

@@ -24,7 +24,7 @@ class Place(Enum):
 
 
 class Kind(StrEnum):
-    """What a worker does. The first two are a transaction on a connection of its own, the others a single call."""
+    """What a worker does. Some are a transaction on a connection of its own, the others single calls."""
 
     START = "start a process"
     HANDLE_REPLY = "handle a reply"
@@ -32,6 +32,10 @@ class Kind(StrEnum):
     UPDATE = "update"
     LOG_STEP = "log_step"
     RECORD_REPLY = "update_step_reply"
+    TAKE_STEP = "advance, delivered twice"
+    RETRY = "update, rolled back, and again"
+    LOCK = "lock and advance"
+    CLAIM = "claim and advance"
 
 
 PLACES = {
@@ -41,6 +45,10 @@ PLACES = {
     Kind.UPDATE: frozenset({Place.STATE}),
     Kind.LOG_STEP: frozenset({Place.STEP}),
     Kind.RECORD_REPLY: frozenset({Place.REPLY}),
+    Kind.TAKE_STEP: frozenset({Place.STATE, Place.STEP, Place.REPLY}),
+    Kind.RETRY: frozenset({Place.STATE}),
+    Kind.LOCK: frozenset({Place.STATE}),
+    Kind.CLAIM: frozenset({Place.STATE}),
 }
 
 

@@ -14,9 +14,12 @@ from commandbus_process import (
     ConcurrentUpdateError,
     PostgresProcessRepository,
     ProcessAlreadyExistsError,
+    ProcessAuditEntry,
     ProcessMetadata,
     ProcessNotFoundError,
+    ProcessStatus,
     ReplyConflictError,
+    StepAlreadyLoggedError,
     StepNotFoundError,
 )
 from tests.faults.ledger import Kind, Ledger, Outcome, Write, reply, step
@@ -29,19 +32,33 @@ CALLS = {
     Kind.UPDATE: 2,
     Kind.LOG_STEP: 1,
     Kind.RECORD_REPLY: 1,
+    Kind.TAKE_STEP: 4,
+    Kind.RETRY: 3,
+    Kind.LOCK: 2,
+    Kind.CLAIM: 2,
 }
-ON_A_CONNECTION = frozenset({Kind.START, Kind.HANDLE_REPLY})
+ON_A_CONNECTION = frozenset({Kind.START, Kind.HANDLE_REPLY, Kind.LOCK, Kind.CLAIM})
 
 _WEIGHTS = {
     Kind.START: 20,
-    Kind.HANDLE_REPLY: 35,
+    Kind.HANDLE_REPLY: 20,
+    Kind.TAKE_STEP: 20,
+    Kind.RETRY: 10,
+    Kind.LOCK: 5,
+    Kind.CLAIM: 5,
     Kind.SAVE: 5,
     Kind.UPDATE: 15,
     Kind.LOG_STEP: 15,
     Kind.RECORD_REPLY: 10,
 }
 # Others are first; or what an acknowledged write made is not there: then it is lost, and is counted in the end.
-_REFUSALS = (ConcurrentUpdateError, ReplyConflictError, ProcessNotFoundError, StepNotFoundError)
+_REFUSALS = (
+    ConcurrentUpdateError,
+    ReplyConflictError,
+    ProcessNotFoundError,
+    StepAlreadyLoggedError,
+    StepNotFoundError,
+)
 
 # Few enough that workers get into each other's way now and then, and that states stay short.
 _TARGETS = 30
@@ -92,12 +109,20 @@ class Load:
         if kind is Kind.HANDLE_REPLY and self._started:
             write = self.ledger.begin(kind, random.choice(self._started))
             return write, lambda: self._handle_reply(write)
-        if kind is Kind.UPDATE and self._stored:
+        if kind is Kind.TAKE_STEP and self._started:
+            write = self.ledger.begin(kind, random.choice(self._started))
+            message: list[UUID] = []
+            return write, lambda: self._take_step(write, message)
+        one_process = {
+            Kind.UPDATE: self._update,
+            Kind.RETRY: self._retry,
+            Kind.LOCK: self._lock,
+            Kind.CLAIM: self._claim,
+            Kind.LOG_STEP: self._log_step,
+        }
+        if kind in one_process and self._stored:
             write = self.ledger.begin(kind, random.choice(self._stored))
-            return write, lambda: self._update(write)
-        if kind is Kind.LOG_STEP and self._stored:
-            write = self.ledger.begin(kind, random.choice(self._stored))
-            return write, lambda: self._log_step(write)
+            return write, lambda: one_process[kind](write)
         if kind is Kind.RECORD_REPLY and self._logged:
             process_id, command_id = random.choice(self._logged)
             write = self.ledger.begin(kind, process_id)
@@ -165,7 +190,7 @@ class Load:
                 return  # by this very write, when it was run before
             waiting = UUID(str(process.state["waiting"]))
             key = process.domain, process.process_id
-            await self._repository.update_step_reply(*key, waiting, reply(write.token), connection)
+            await self._repository.update_step_reply(*key, waiting, answer_to(waiting, write), connection)
             _move(process, write)
             process.state["waiting"] = str(write.token)
             await self._repository.update(process, connection)
@@ -182,12 +207,60 @@ class Load:
         _move(process, write)
         await self._repository.update(process)
 
+    async def _take_step(self, write: Write, message: list[UUID]) -> None:
+        """Handle a message twice, as consumers do: read, decide, and make the same command each time.
+
+        Args:
+            write: What is written.
+            message: Which command it answers; the first handler fills it in.
+        """
+        for _ in range(2):
+            process = await self._read(write, None)
+            if not message:
+                message.append(UUID(str(process.state["waiting"])))
+            _move(process, write)
+            process.state["waiting"] = str(write.token)
+            await self._repository.advance(process, reply=answer_to(message[0], write), sent=step(write.token))
+
+    async def _retry(self, write: Write) -> None:
+        process = await self._read(write, None)
+        if str(write.token) in _moves(process):
+            return  # by this very write, when it was run before
+        _move(process, write)
+        async with self._engine.connect() as connection:
+            await self._repository.update(process, connection)
+            await connection.rollback()
+        await asyncio.sleep(0)  # others may write now
+        await self._repository.update(process)
+
+    async def _lock(self, write: Write) -> None:
+        async with self._engine.begin() as connection:
+            process = await self._repository.get_by_id(
+                self.ledger.domain, write.process_id, connection, for_update=True
+            )
+            if process is None:
+                raise ProcessNotFoundError(self.ledger.domain, write.process_id)
+            if str(write.token) not in _moves(process):
+                _move(process, write)
+                await self._repository.advance(process, connection)
+
+    async def _claim(self, write: Write) -> None:
+        if str(write.token) in _moves(await self._read(write, None)):
+            return  # by this very write, when it was run before
+        async with self._engine.begin() as connection:
+            claimed = await self._repository.claim(self.ledger.domain, [ProcessStatus.PENDING], connection, limit=1)
+            if not claimed:
+                raise ProcessNotFoundError(self.ledger.domain, write.process_id)
+            write.process_id = claimed[0].process_id
+            _move(claimed[0], write)
+            await self._repository.advance(claimed[0], connection)
+
     async def _log_step(self, write: Write) -> None:
         await self._repository.log_step(self.ledger.domain, write.process_id, step(write.token))
 
     async def _record_reply(self, write: Write, command_id: UUID) -> None:
         domain, process_id = self.ledger.domain, write.process_id
-        await self._repository.update_step_reply(domain, process_id, command_id, reply(write.token))
+        await self._repository.update_step_reply(domain, process_id, command_id, answer_to(command_id, write))
 
     async def _read(self, write: Write, connection: AsyncConnection | None) -> ProcessMetadata:
         process = await self._repository.get_by_id(self.ledger.domain, write.process_id, connection)
@@ -204,6 +277,11 @@ def _new_process(domain: str, write: Write) -> ProcessMetadata:
         current_step=str(write.token),
         state={"moves": [str(write.token)], "waiting": str(write.token)},
     )
+
+
+def answer_to(command_id: UUID, write: Write) -> ProcessAuditEntry:
+    """The reply that the write records, to this command."""
+    return reply(write.token).model_copy(update={"command_id": command_id})
 
 
 def _moves(process: ProcessMetadata) -> list[object]:
