@@ -894,8 +894,11 @@ async def test_it_locks_in_the_order_of_the_single_methods(
         on_connection=True,  # without one, it would get over a deadlock
         then=lambda conn: committed.repository.update(winner, conn),
     )
-    assert isinstance(result, ConcurrentUpdateError)
-    assert result.actual_version == (3 if isolation_level == "READ COMMITTED" else None)
+    if isolation_level == "READ COMMITTED" and count == 0:
+        assert result is False  # the reply is all that there is to recognise the step by
+    else:
+        assert isinstance(result, ConcurrentUpdateError)
+        assert result.actual_version == (3 if isolation_level == "READ COMMITTED" else None)
     assert await committed.repository.get_by_id(*committed.key) == winner
     assert await committed.trail() == [committed.done, answered(committed.asked, reply)]
 

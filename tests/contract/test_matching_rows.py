@@ -177,7 +177,7 @@ async def test_a_save_that_was_rolled_back_is_not_the_row_that_somebody_else_sav
     assert await paid(repository, mine) == 100
 
 
-async def test_what_was_saved_in_bulk_can_be_updated(repository: Repository) -> None:
+async def test_what_was_just_saved_in_bulk_can_be_updated(repository: Repository) -> None:
     processes = [new_process() for _ in range(3)]
     await repository.save_many(processes)
     for process in processes:
