@@ -1,5 +1,6 @@
 """What other software, the host's own objects, and races do to the single methods."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -7,11 +8,13 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from alembic.command import downgrade, upgrade
 from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from commandbus_process import (
+    ConcurrentUpdateError,
     InvalidInputError,
     JsonObject,
     NothingWrittenError,
@@ -21,8 +24,9 @@ from commandbus_process import (
     ReplyOutcome,
     StepReply,
 )
+from commandbus_process.migrations import alembic_config
 from tests.conftest import DOMAIN, new_process
-from tests.databases import execute
+from tests.databases import async_url, execute
 
 Repository = PostgresProcessRepository[JsonObject]
 
@@ -196,26 +200,48 @@ async def test_a_redelivery_is_logged(repository: Repository, caplog: pytest.Log
     assert "hunter2" not in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("argument", "call"),
-    [
-        ("process", lambda repository, bad, _: repository.save(bad)),
-        ("process", lambda repository, bad, _: repository.update(bad)),
-        ("process", lambda repository, bad, _: repository.advance(bad)),
-        ("entry", lambda repository, bad, _: repository.log_step(DOMAIN, uuid4(), bad)),
-        ("entry", lambda repository, bad, _: repository.update_step_reply(DOMAIN, uuid4(), uuid4(), bad)),
-        ("sent", lambda repository, bad, process: repository.advance(process, sent=bad)),
-        ("sent[0]", lambda repository, bad, process: repository.advance(process, sent=[bad])),
-        ("sent[0]", lambda repository, bad, process: repository.save(process, sent=[bad])),
-        ("on_unreadable", lambda repository, bad, _: repository.find_by_status(DOMAIN, [], on_unreadable=bad)),
-    ],
-)
-async def test_an_argument_of_another_kind(
-    repository: Repository, argument: str, call: Callable[[Repository, Any, ProcessMetadata], Awaitable[object]]
-) -> None:
+Call = Callable[[Repository, Any, ProcessMetadata], Awaitable[object]]
+CALLS: list[tuple[str, Call]] = [
+    ("process", lambda repository, bad, _: repository.save(bad)),
+    ("process", lambda repository, bad, _: repository.update(bad)),
+    ("process", lambda repository, bad, _: repository.advance(bad)),
+    ("entry", lambda repository, bad, _: repository.log_step(DOMAIN, uuid4(), bad)),
+    ("entry", lambda repository, bad, _: repository.update_step_reply(DOMAIN, uuid4(), uuid4(), bad)),
+    ("sent", lambda repository, bad, process: repository.advance(process, sent=bad)),
+    ("sent[0]", lambda repository, bad, process: repository.advance(process, sent=[bad])),
+    ("sent[0]", lambda repository, bad, process: repository.save(process, sent=[bad])),
+    ("on_unreadable", lambda repository, bad, _: repository.find_by_status(DOMAIN, [], on_unreadable=bad)),
+]
+
+
+@pytest.mark.parametrize(("argument", "call"), CALLS)
+async def test_an_argument_of_another_kind(repository: Repository, argument: str, call: Call) -> None:
     process = new_process()
     process.version = 1
     for bad in (None, 7):
         with pytest.raises(InvalidInputError) as caught:
             await call(repository, bad, process)
         assert caught.value.field == argument
+
+
+async def test_versions_that_begin_anew_after_a_downgrade(database_url: str) -> None:
+    engine = create_async_engine(async_url(database_url))
+    repository, processes = PostgresProcessRepository(engine), [new_process(), new_process()]
+    mine: list[ProcessMetadata] = []
+    for process in processes:
+        await repository.save(process)
+        found = await repository.get_by_id(DOMAIN, process.process_id)
+        assert found is not None
+        mine.append(found)
+    changed, unchanged = mine
+    await repository.update(processes[0])  # by somebody else
+    await engine.dispose()
+    for direction, revision in ((downgrade, "0001"), (upgrade, "head")):
+        await asyncio.to_thread(direction, alembic_config(database_url), revision)
+    stored = await repository.get_by_id(DOMAIN, changed.process_id)
+    assert stored is not None
+    assert stored.version == changed.version == 1
+    with pytest.raises(ConcurrentUpdateError):
+        await repository.update(changed)
+    await repository.update(unchanged)
+    await engine.dispose()

@@ -6,7 +6,7 @@ from copy import deepcopy
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from commandbus_process import (
@@ -192,6 +192,28 @@ async def test_a_row_that_was_deleted_and_saved_anew(repository: Repository, adm
     await repository.save(mine.model_copy(update={"state": {"paid": 100}, "version": None}))
     with pytest.raises(ConcurrentUpdateError):
         await repository.update(mine)
+
+
+@each_write
+async def test_after_a_commit_that_fails(repository: Repository, engine: AsyncEngine, write: Write) -> None:
+    mine, other = await two_readers(repository)
+
+    def veto(_connection: object) -> None:
+        raise RuntimeError("the host's veto")
+
+    conn = await engine.connect()
+    await write(repository, mine, conn)
+    event.listen(conn.sync_connection, "commit", veto)
+    with pytest.raises(RuntimeError, match="veto"):
+        await conn.commit()
+    event.remove(conn.sync_connection, "commit", veto)
+    await conn.rollback()
+    await conn.close()
+    other.state["paid"] = 100
+    await repository.update(other)
+    with pytest.raises(ConcurrentUpdateError):
+        await write(repository, mine, None)
+    assert await paid(repository, mine) == 100
 
 
 @pytest.mark.parametrize("change", ["updated_at = now()", "version = version + 1", "status = 'FAILED'"])
