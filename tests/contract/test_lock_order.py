@@ -30,18 +30,27 @@ async def asked(repository: Repository) -> tuple[ProcessMetadata, StepReply]:
 
 
 async def test_a_reply_delivered_twice_to_one_who_claims_and_one_who_does_not(
-    repository: Repository, engine: AsyncEngine, administrator: AsyncEngine
+    repository: Repository, engine: AsyncEngine, administrator: AsyncEngine, isolation_level: str
 ) -> None:
     process, reply = await asked(repository)
     stale = await repository.get_by_id(DOMAIN, process.process_id)
     assert stale is not None
+
+    async def own_transaction() -> bool:
+        async with engine.begin() as conn:  # without one, it would get over a deadlock
+            return await repository.advance(stale, conn, reply=reply)
+
     async with engine.begin() as conn:
         [claimed] = await repository.claim(DOMAIN, [ProcessStatus.PENDING], conn, limit=1)
-        other = asyncio.ensure_future(repository.advance(stale, reply=reply))
+        other = asyncio.ensure_future(own_transaction())
         await is_waiting_for_a_lock(administrator)
         async with asyncio.timeout(20):
             assert await repository.advance(claimed, conn, reply=reply)
-    assert not await other
+    [result] = await asyncio.gather(other, return_exceptions=True)
+    if isolation_level == "READ COMMITTED":
+        assert result is False
+    else:
+        assert isinstance(result, ConcurrentUpdateError)
 
 
 async def test_a_reply_and_then_the_process_beside_the_process_and_then_the_reply(
