@@ -116,7 +116,7 @@ def _why_refused(value: object) -> str:
         return json_reason(error)
     except UnicodeEncodeError:
         return "contains a lone surrogate, which UTF-8 cannot encode"
-    except Exception as error:  # noqa: BLE001 - a class of the caller's may raise anything
+    except Exception as error:  # noqa: BLE001 - the caller's class may raise anything
         return f"cannot be written as JSON ({type(error).__name__})"
 
 

@@ -129,7 +129,7 @@ STAMP = func.pg_catalog.concat_ws(
     extract("epoch", process.c.updated_at),
     type_=Text(),
 )
-# What the database sets, as one JSON array: no setting or loader of the caller's can make its reading fail after the
+# What the database sets, as one JSON array: no setting or loader can make its reading fail after the
 # write is committed.
 _WRITTEN = cast(func.pg_catalog.json_build_array(process.c.version, process.c.updated_at, STAMP), Text)
 

@@ -187,7 +187,7 @@ class ProcessRepository(Protocol[StateT]):
         Of an entry, outcome, data and time of the reply are recorded, and nothing else. A reply without `received_at`
         was received now. The same reply again (outcome and data) changes nothing, and the first `received_at` stays.
 
-        Locks the step's row until the transaction ends. In a transaction of the caller's, the process is locked first,
+        Locks the step's row until the transaction ends. In the caller's transaction, the process is locked first,
         as `update` and `advance` lock it: so transactions that record a reply and then update the process do not wait
         for each other. Without `conn`, a reply is recorded while others hold the process.
 

@@ -41,7 +41,7 @@ async def limited(request: pytest.FixtureRequest, engine: AsyncEngine) -> AsyncI
 
 
 class Limited:
-    """A repository on one session, alone or with a transaction of the caller's that has written already."""
+    """A repository on one session, alone or with a caller's transaction that has written already."""
 
     def __init__(self, engine: AsyncEngine, repository: Repository, conn: AsyncConnection | None) -> None:
         self.engine = engine

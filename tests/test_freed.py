@@ -98,7 +98,7 @@ def without_the_garbage_collector() -> Generator[None]:
 async def is_freed(
     call: Call, engine: AsyncEngine, process: ProcessMetadata, error: type[Exception], *, on_connection: bool
 ) -> bool:
-    """Whether nothing refers to a variable of the caller's any more when the error has been handled."""
+    """Whether nothing refers to the caller's variable any more when the error has been handled."""
 
     async def caller() -> weakref.ref[Big]:
         big = Big()

@@ -1,4 +1,4 @@
-"""`run_in_transaction`: a transaction of the caller's, run again after a lost race, and given back as it came."""
+"""`run_in_transaction`: the caller's transaction, run again after a lost race, and given back as it came."""
 
 import asyncio
 import gc

@@ -1,13 +1,17 @@
 """One row that cannot be read does not stop the others."""
 
-from typing import Literal
-from uuid import UUID
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID, uuid4
 
+import psycopg
 import pytest
+from psycopg.abc import Buffer
 from pydantic import BaseModel
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from typing_extensions import override
 
 from commandbus_process import (
     InvalidInputError,
@@ -125,4 +129,42 @@ async def test_no_setting_makes_a_committed_write_fail(database_url: str, applic
     assert await repository.get_by_id(DOMAIN, process.process_id) == process
     assert await repository.find_by_status(DOMAIN, PENDING) == [process]
     assert await repository.get_audit_trail(DOMAIN, process.process_id) == [entry]
+    await engine.dispose()
+
+
+async def test_a_time_in_the_trail_that_python_lacks(engine: AsyncEngine, administrator: AsyncEngine) -> None:
+    repository, process = PostgresProcessRepository(engine), new_process()
+    entries = [
+        ProcessAuditEntry(step_name=f"step {number}", command_id=uuid4(), command_type="Do") for number in range(3)
+    ]
+    await repository.save(process, sent=entries)
+    async with administrator.begin() as conn:
+        await conn.execute(
+            text("UPDATE commandbus.process_audit SET sent_at = '-infinity' WHERE command_id = :id"),
+            {"id": entries[1].command_id},
+        )
+    with pytest.raises(StoredDataError, match=str(entries[1].command_id)):
+        await repository.get_audit_trail(DOMAIN, process.process_id)
+
+
+class _Refusing(psycopg.adapt.Loader):
+    """A loader of the host's, for its own purposes."""
+
+    @override
+    def load(self, data: Buffer) -> datetime:
+        raise ValueError("the host reads no times")
+
+
+async def test_no_loader_of_the_host_makes_a_committed_write_fail(application_url: str) -> None:
+    engine = create_async_engine(async_url(application_url))
+
+    def register(adapted: Any, _: object) -> None:
+        adapted.driver_connection.adapters.register_loader("timestamptz", _Refusing)
+
+    event.listen(engine.sync_engine, "connect", register)
+    repository, process = PostgresProcessRepository(engine), new_process()
+    await repository.save(process)
+    await repository.update(process)
+    assert process.version == 2
+    assert await repository.find_by_status(DOMAIN, PENDING) == [process]
     await engine.dispose()
