@@ -4,9 +4,9 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID, uuid4
 
-import psycopg
 import pytest
 from psycopg.abc import Buffer
+from psycopg.adapt import Loader
 from pydantic import BaseModel
 from sqlalchemy import event, text
 from sqlalchemy.engine import make_url
@@ -147,7 +147,7 @@ async def test_a_time_in_the_trail_that_python_lacks(engine: AsyncEngine, admini
         await repository.get_audit_trail(DOMAIN, process.process_id)
 
 
-class _Refusing(psycopg.adapt.Loader):
+class _Refusing(Loader):
     """A loader of the host's, for its own purposes."""
 
     @override
