@@ -27,7 +27,7 @@ async def ours(database: Database, url: URL, pool: int) -> AsyncGenerator[Side]:
         processes: list[ProcessMetadata[JsonObject]], steps: list[tuple[str, UUID, ProcessAuditEntry]], _conn: None
     ) -> None:
         await repository.save_many(processes)
-        await repository.log_steps_of_many(steps)
+        await repository.log_many(steps)
 
     try:
         yield Side(

@@ -1,7 +1,7 @@
 """Many processes, or many entries, in one unit."""
 
 from collections.abc import AsyncIterable, Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from sqlalchemy import Connection
@@ -21,7 +21,7 @@ from commandbus_process.models import ProcessAuditEntry, ProcessMetadata, StateT
 from commandbus_process.tables import process as process_table
 from commandbus_process.tables import process_audit
 
-ItemT = TypeVar("ItemT")
+_Step: TypeAlias = tuple[str, UUID, ProcessAuditEntry]
 
 
 async def save_many(
@@ -91,41 +91,37 @@ def _set_all_stored(connection: Connection, batch: Batch[ProcessMetadata[StateT]
 
 
 async def log_many(
-    engine: AsyncEngine,
-    conn: AsyncConnection | None,
-    what: str,
-    items: Iterable[ItemT] | AsyncIterable[ItemT],
-    step_of: Callable[[ItemT], tuple[str, UUID, ProcessAuditEntry]],
+    engine: AsyncEngine, conn: AsyncConnection | None, steps: Iterable[_Step] | AsyncIterable[_Step]
 ) -> int:
     """Log entries, and return how many were not there already."""
-    check_iterable(what, items, "ProcessAuditEntry" if what == "entries" else "(domain, process id, ProcessAuditEntry)")
+    check_iterable("steps", steps, "(domain, process id, ProcessAuditEntry)")
     names = _statements.NEW_STEP
     # Until something is in the way. Then these are entries that are being redelivered, and the next ones are too.
     by_copy = True
 
-    def prepare(item: ItemT) -> Prepared:
-        domain, process_id, entry = _checked_step(step_of(item))
+    def prepare(step: _Step) -> Prepared:
+        domain, process_id, entry = _checked_step(step)
         found_by(domain, process_id)
         check_loggable(entry)
         row: dict[str, Any] = {**entry_values(entry, names), "domain": domain, "process_id": process_id}
         size = sum(len(row[name]) for name in _statements.JSON_COLUMNS if row.get(name) is not None)
         return Prepared((domain, process_id), entry.command_id, row, size)
 
-    def write(connection: Connection, batch: Batch[ItemT]) -> int:
+    def write(connection: Connection, batch: Batch[_Step]) -> int:
         nonlocal by_copy
         by_copy = by_copy and copy_rows(connection, process_audit, names, batch.rows(names))
-        return len(batch.items) if by_copy else _insert_steps(connection, batch, step_of)
+        return len(batch.items) if by_copy else _insert_steps(connection, batch)
 
     async with unit(engine, conn) as connection:
 
-        async def send(batch: Batch[ItemT]) -> int:
+        async def send(batch: Batch[_Step]) -> int:
             with conflicts_told():
                 return await greenlet_spawn(write, connection.sync_connection, batch)
 
-        return await in_batches(what, items, prepare, send, ahead=conn is None)
+        return await in_batches("steps", steps, prepare, send, ahead=conn is None)
 
 
-def _checked_step(step: tuple[Any, ...]) -> tuple[str, UUID, ProcessAuditEntry]:
+def _checked_step(step: tuple[Any, ...]) -> _Step:
     """Return a step whose shape is right; its key is not checked yet."""
     if not isinstance(step, tuple):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
         raise InvalidInputError("entry", f"must be (domain, process id, ProcessAuditEntry), not {type(step).__name__}")
@@ -140,11 +136,7 @@ def _checked_step(step: tuple[Any, ...]) -> tuple[str, UUID, ProcessAuditEntry]:
             )
 
 
-def _insert_steps(
-    connection: Connection,
-    batch: Batch[ItemT],
-    step_of: Callable[[ItemT], tuple[str, UUID, ProcessAuditEntry]],
-) -> int:
+def _insert_steps(connection: Connection, batch: Batch[_Step]) -> int:
     order, steps = batch.order(), {"steps": batch.as_json()}
     written = 0
 
@@ -159,13 +151,13 @@ def _insert_steps(
         if written == len(batch.items):
             return written
         rows = sorted(Rows(connection.execute(_statements.LOGGED_MANY, steps)).one_by_one(), key=position)
-        raise_all(_error(step_of(batch.items[position(row)]), row) for row in rows)
+        raise_all(_error(batch.items[position(row)], row) for row in rows)
         if not rows:
             return written
-    domain, process_id, _ = step_of(batch.items[position(rows[0])])
+    domain, process_id, _ = batch.items[position(rows[0])]
     raise NothingWrittenError(domain, process_id)
 
 
-def _error(step: tuple[str, UUID, ProcessAuditEntry], row: Row) -> ProcessError | None:
+def _error(step: _Step, row: Row) -> ProcessError | None:
     domain, process_id, entry = step
     return logging_error(domain, process_id, None if row["process_id"] is None else row, entry)

@@ -83,14 +83,14 @@ def raise_first(errors: Iterable[ProcessError | None]) -> None:
 
 
 def raise_all(errors: Iterable[ProcessError | None]) -> None:
-    """Raise the first error, if there is one, with the others in `others`."""
+    """Raise the first error, if there is one, with the others in `other_errors`."""
     found = [error for error in errors if error is not None]
     if not found:
         return
     first = found[0]
-    first.others = tuple(found[1:])
-    if first.others:
-        first.args = (f"{first} (and {len(first.others)} more, in .others)",)
+    first.other_errors = tuple(found[1:])
+    if first.other_errors:
+        first.args = (f"{first} (and {len(first.other_errors)} more, in .other_errors)",)
     try:
         raise first
     finally:

@@ -51,10 +51,10 @@ class ProcessError(ProcessRepositoryError):
     Attributes:
         domain: The process's domain.
         process_id: The process's id within the domain.
-        others: The errors of other items, where a method was given many and found several at fault.
+        other_errors: The errors of other items, where a method was given many and found several at fault.
     """
 
-    others: "tuple[ProcessError, ...]" = ()
+    other_errors: "tuple[ProcessError, ...]" = ()
 
     def __init__(self, domain: str, process_id: UUID, message: str) -> None:
         self.domain = domain

@@ -21,7 +21,7 @@ from commandbus_process import _statements
 from commandbus_process.tables import VERSION_TABLE, metadata, process, process_audit
 
 
-def grants(role: str) -> list[str]:
+def grant_statements(role: str) -> list[str]:
     """Return the GRANT statements for an application's role, to be run by the schema's owner. They can be run again.
 
     Args:
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1 or arguments[0].startswith("-") or not arguments[0]:
         sys.stderr.write("usage: python -m commandbus_process.grants ROLE\n\n" + (__doc__ or ""))
         return 2
-    sys.stdout.write("".join(f"{statement};\n" for statement in grants(arguments[0])))
+    sys.stdout.write("".join(f"{statement};\n" for statement in grant_statements(arguments[0])))
     return 0
 
 

@@ -401,23 +401,12 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         return await save_many(self._engine, conn, processes, self._states.write)
 
     @override
-    async def log_steps(
-        self,
-        domain: str,
-        process_id: UUID,
-        entries: Iterable[ProcessAuditEntry] | AsyncIterable[ProcessAuditEntry],
-        conn: AsyncConnection | None = None,
-    ) -> int:
-        found_by(domain, process_id)  # here, so that an error does not blame an entry
-        return await log_many(self._engine, conn, "entries", entries, lambda entry: (domain, process_id, entry))
-
-    @override
-    async def log_steps_of_many(
+    async def log_many(
         self,
         steps: Iterable[tuple[str, UUID, ProcessAuditEntry]] | AsyncIterable[tuple[str, UUID, ProcessAuditEntry]],
         conn: AsyncConnection | None = None,
     ) -> int:
-        return await log_many(self._engine, conn, "steps", steps, lambda step: step)
+        return await log_many(self._engine, conn, steps)
 
     def _changes(self, process: ProcessMetadata[StateT]) -> dict[str, Any]:
         """Return the parameters of an update. The stamp of the row that the object matches has the version, too."""

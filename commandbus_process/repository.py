@@ -290,46 +290,37 @@ class ProcessRepository(Protocol[StateT]):
     ) -> int:
         """Insert new processes as `save` does, all or none, and return how many.
 
-        They are asked for as they are needed and sent in batches of up to 1,000, two of which are in memory. Each gets
-        its version as its batch is written; after an error, none of them is stored. With a connection of the caller's
-        a savepoint is what makes it all or none. Nothing is run again: on every level, `TransactionConflictError` tells
-        of a transaction that was aborted for another one's sake.
+        The iterable is consumed lazily and written in batches of up to 1,000. At most two batches are in memory. Each
+        process gets its version when its batch is written. After an error, none of them is stored: your own connection
+        is rolled back to a savepoint. Nothing is run again, so a conflict raises `TransactionConflictError` under every
+        isolation level.
 
         Raises:
-            ProcessAlreadyExistsError: An id is taken, in the table or by another of the processes. `others` has the
-                errors about others of the same batch.
-            InvalidInputError: One cannot be stored; the error names its position, `processes[17].state`. Also a
-                connection in autocommit.
+            ProcessAlreadyExistsError: An id is taken, in the table or by another of the processes. `other_errors` has
+                the errors about other processes of the same batch.
+            InvalidInputError: A process cannot be stored; the error names its position, `processes[17].state`. Or the
+                connection is in autocommit.
         """
         ...
 
-    async def log_steps(
-        self,
-        domain: str,
-        process_id: UUID,
-        entries: Iterable[ProcessAuditEntry] | AsyncIterable[ProcessAuditEntry],
-        conn: AsyncConnection | None = None,
-    ) -> int:
-        """Add entries to the audit trail of a process as `log_step` does, all or none; return how many were new.
-
-        In batches, and with a savepoint, as `save_many`.
-
-        Raises:
-            ProcessNotFoundError: No such process.
-            StepAlreadyLoggedError: Another entry is logged under the command id of one, or given before it. `others`
-                has the errors about others of the same batch.
-            InvalidInputError: One cannot be stored; the error names its position, `entries[17].command_data`. Also a
-                connection in autocommit.
-        """
-        ...
-
-    async def log_steps_of_many(
+    async def log_many(
         self,
         steps: Iterable[tuple[str, UUID, ProcessAuditEntry]] | AsyncIterable[tuple[str, UUID, ProcessAuditEntry]],
         conn: AsyncConnection | None = None,
     ) -> int:
-        """Add entries to the audit trails of many processes; return how many were new.
+        """Add entries to audit trails as `log_step` does, all or none; return how many were new.
 
-        As `log_steps`, for (domain, process id, entry) each; an error names `steps[17].command_data`.
+        Written in batches, and inside a savepoint on the caller's connection, as `save_many` does.
+
+        Args:
+            steps: For each entry, the domain and the id of its process, and the entry.
+            conn: The caller's connection, if any.
+
+        Raises:
+            ProcessNotFoundError: A process does not exist.
+            StepAlreadyLoggedError: Another entry is logged under the command id of one, or is given before it.
+                `other_errors` has the errors about other entries of the same batch.
+            InvalidInputError: An entry cannot be stored; the error names its position, `steps[17].command_data`. Or the
+                connection is in autocommit.
         """
         ...

@@ -199,7 +199,7 @@ async def import_in_bulk(
     begin = perf_counter()
     async with asyncio.timeout(_LONGEST_IMPORT), engine.connect() as conn, conn.begin() as transaction:
         saved = await repository.save_many(processes, conn)
-        logged = await repository.log_steps_of_many(steps, conn)
+        logged = await repository.log_many(steps, conn)
         seconds = perf_counter() - begin
         await transaction.rollback()
     return saved, logged, seconds

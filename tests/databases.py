@@ -15,7 +15,7 @@ from alembic.command import upgrade
 from psycopg import sql
 from sqlalchemy.engine import make_url
 
-from commandbus_process.grants import grants
+from commandbus_process.grants import grant_statements
 from commandbus_process.migrations import alembic_config
 
 with warnings.catch_warnings():
@@ -73,7 +73,7 @@ def prepared_server(version: object = NEWEST) -> Generator[Server]:
         execute(database, f"GRANT CREATE ON DATABASE {make_url(database).database} TO {migrator}")
         owner = as_role(database, migrator)
         upgrade(alembic_config(owner), "head")
-        execute(owner, "; ".join(grants(application)))
+        execute(owner, "; ".join(grant_statements(application)))
         template = make_url(database).database
         assert template is not None
         yield Server(url, migrator, application, template)

@@ -30,6 +30,12 @@ def given_as(form: str, items: Iterable[ItemT]) -> Iterable[ItemT] | AsyncIterab
     return iter(items) if form == "generator" else asynchronous(items)
 
 
+def for_process(domain: str, process_id: UUID, entries: Iterable[ProcessAuditEntry]) -> Iterable[Step]:
+    """The entries as steps of one process: as a list, or as what gives one after the other."""
+    steps = ((domain, process_id, entry) for entry in entries)
+    return list(steps) if isinstance(entries, list) else steps
+
+
 async def asynchronous(items: Iterable[ItemT]) -> AsyncGenerator[ItemT]:
     for item in items:
         await asyncio.sleep(0)

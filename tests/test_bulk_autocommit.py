@@ -20,7 +20,7 @@ from commandbus_process import (
 from commandbus_process.tables import process as process_table
 from tests.conftest import DOMAIN, new_process
 from tests.faults.test_cancellation import Cancelled
-from tests.items import BATCH, bad_process, new_entries, new_processes, numbers
+from tests.items import BATCH, bad_process, for_process, new_entries, new_processes, numbers
 from tests.waiting import is_waiting_for_a_lock
 
 Repository = PostgresProcessRepository[Any]
@@ -62,7 +62,7 @@ async def saved(repository: Repository) -> None:
 async def logged(repository: Repository) -> None:
     process = new_process()
     await repository.save(process)
-    assert await repository.log_steps(DOMAIN, process.process_id, new_entries(3)) == 3
+    assert await repository.log_many(for_process(DOMAIN, process.process_id, new_entries(3))) == 3
 
 
 async def conflict(repository: Repository) -> None:
@@ -78,7 +78,7 @@ async def refused(repository: Repository) -> None:
 
 async def unknown(repository: Repository) -> None:
     with pytest.raises(ProcessNotFoundError):
-        await repository.log_steps(DOMAIN, new_process().process_id, new_entries(3))
+        await repository.log_many(for_process(DOMAIN, new_process().process_id, new_entries(3)))
 
 
 CALLS: dict[str, tuple[Callable[[Repository], Awaitable[None]], tuple[int, int]]] = {

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from commandbus_process import InvalidInputError, PostgresProcessRepository, ProcessMetadata, ProcessStatus
 from commandbus_process._transaction import check_not_in_use, savepoint_open
 from tests.conftest import DOMAIN, new_process
-from tests.items import bad_process, new_entries, new_entry, new_processes, numbers
+from tests.items import bad_process, for_process, new_entries, new_entry, new_processes, numbers
 
 Repository = PostgresProcessRepository[Any]
 
@@ -64,12 +64,12 @@ async def save_many(repository: Repository, _process: ProcessMetadata, conn: Asy
     await repository.save_many(new_processes(2), conn)
 
 
-async def log_steps(repository: Repository, process: ProcessMetadata, conn: AsyncConnection) -> None:
-    await repository.log_steps(DOMAIN, process.process_id, new_entries(2), conn)
+async def log_many(repository: Repository, process: ProcessMetadata, conn: AsyncConnection) -> None:
+    await repository.log_many(for_process(DOMAIN, process.process_id, new_entries(2)), conn)
 
 
 Call = Callable[[Repository, ProcessMetadata, AsyncConnection], Awaitable[None]]
-OTHERS: list[Call] = [update, save, log_step, advance, save_many, log_steps]
+OTHERS: list[Call] = [update, save, log_step, advance, save_many, log_many]
 
 
 @pytest.mark.parametrize("end", ["written", "refused", "cancelled"])
@@ -131,7 +131,7 @@ async def test_the_callers_items_may_come_from_the_connection(
         await update(repository, there, conn)
         yield new_process()
         assert await repository.save_many(new_processes(2), conn) == 2
-        await log_steps(repository, there, conn)
+        await log_many(repository, there, conn)
         yield new_process()
 
     async with engine.begin() as conn:

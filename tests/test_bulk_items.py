@@ -33,6 +33,7 @@ from tests.items import (
     Step,
     bad_entry,
     bad_process,
+    for_process,
     new_entry,
     new_processes,
     numbers,
@@ -126,11 +127,13 @@ WRONG: Any = "not a uuid"
 
 
 def log(repository: Repository, number: int, **changes: object) -> Awaitable[int]:
-    return repository.log_steps(DOMAIN, EXISTING, [*(new_entry() for _ in range(number)), bad_entry(**changes)])
+    return repository.log_many(
+        for_process(DOMAIN, EXISTING, [*(new_entry() for _ in range(number)), bad_entry(**changes)])
+    )
 
 
 def log_of_many(repository: Repository, number: int, *last: Any) -> Awaitable[int]:
-    return repository.log_steps_of_many([*((DOMAIN, EXISTING, new_entry()) for _ in range(number)), last])
+    return repository.log_many([*((DOMAIN, EXISTING, new_entry()) for _ in range(number)), last])
 
 
 REFUSED: dict[str, tuple[Callable[[Repository], Awaitable[int]], str]] = {
@@ -147,16 +150,14 @@ REFUSED: dict[str, tuple[Callable[[Repository], Awaitable[int]], str]] = {
         lambda repository: repository.save_many([*new_processes(2), bad_process(created_at=NAIVE)]),
         "created_at",
     ),
-    "entries[2].command_data": (lambda repository: log(repository, 2, command_data={"a": ["\0"]}), "NUL"),
-    "entries[0].reply_data": (
+    "steps[2].command_data": (lambda repository: log(repository, 2, command_data={"a": ["\0"]}), "NUL"),
+    "steps[0].reply_data": (
         lambda repository: log(repository, 0, reply_data=NOT_A_NUMBER, reply_outcome=ReplyOutcome.FAILED),
         "finite",
     ),
-    "entries[1].reply_outcome": (lambda repository: log(repository, 1, received_at=NOON), "must be given"),
-    "entries[0].command_type": (lambda repository: log(repository, 0, command_type=""), "must not be empty"),
-    "entries[1]": (lambda repository: log(repository, 1, step_name="x" * 256), "step_name"),
-    "domain": (lambda repository: repository.log_steps("", EXISTING, []), "at least 1"),
-    "process_id": (lambda repository: repository.log_steps(DOMAIN, WRONG, []), "must be a UUID"),
+    "steps[1].reply_outcome": (lambda repository: log(repository, 1, received_at=NOON), "must be given"),
+    "steps[0].command_type": (lambda repository: log(repository, 0, command_type=""), "must not be empty"),
+    "steps[1]": (lambda repository: log(repository, 1, step_name="x" * 256), "step_name"),
     "steps[5].command_type": (
         lambda repository: log_of_many(repository, 5, DOMAIN, EXISTING, bad_entry(command_type="")),
         "must not be empty",
@@ -181,28 +182,26 @@ WRONG_ARGUMENTS: dict[str, tuple[str, Any, str, str]] = {
     "an entry among processes": ("save_many", [ENTRY], "processes[0]", "ProcessMetadata, not ProcessAuditEntry"),
     "processes by id": ("save_many", {PROCESS.process_id: PROCESS}, "processes[0]", "ProcessMetadata, not UUID"),
     "a text as processes": ("save_many", "ab", "processes[0]", "ProcessMetadata, not str"),
-    "one entry": ("log_steps", ENTRY, "entries", "must be an iterable of ProcessAuditEntry, not ProcessAuditEntry"),
-    "no entries": ("log_steps", None, "entries", "not NoneType"),
-    "a step among entries": ("log_steps", [ENTRY, STEP], "entries[1]", "must be a ProcessAuditEntry, not tuple"),
-    "none among entries": ("log_steps", [None], "entries[0]", "must be a ProcessAuditEntry, not NoneType"),
-    "an entry as steps": ("log_steps_of_many", ENTRY, "steps", "must be an iterable of"),
-    "one step": ("log_steps_of_many", STEP, "steps[0]", STEP_TYPE + "str"),
-    "a short step": ("log_steps_of_many", [STEP, STEP[:2]], "steps[1]", STEP_TYPE + "2 values"),
-    "a long step": ("log_steps_of_many", [(*STEP, 1)], "steps[0]", STEP_TYPE + "4 values"),
-    "an entry among steps": ("log_steps_of_many", [STEP, ENTRY], "steps[1]", STEP_TYPE + "ProcessAuditEntry"),
-    "a step of three letters": ("log_steps_of_many", ["abc"], "steps[0]", STEP_TYPE + "str"),
-    "a process in a step": ("log_steps_of_many", [(DOMAIN, EXISTING, PROCESS)], "steps[0]", "a ProcessAuditEntry, not"),
-    "a number in a step": ("log_steps_of_many", [(7, EXISTING, ENTRY)], "steps[0].domain", "string"),
+    "no steps": ("log_many", None, "steps", "not NoneType"),
+    "none among steps": ("log_many", [None], "steps[0]", STEP_TYPE + "NoneType"),
+    "no entry in a step": ("log_many", [(DOMAIN, EXISTING, None)], "steps[0]", "a ProcessAuditEntry, not NoneType"),
+    "an entry as steps": ("log_many", ENTRY, "steps", "must be an iterable of"),
+    "one step": ("log_many", STEP, "steps[0]", STEP_TYPE + "str"),
+    "a short step": ("log_many", [STEP, STEP[:2]], "steps[1]", STEP_TYPE + "2 values"),
+    "a long step": ("log_many", [(*STEP, 1)], "steps[0]", STEP_TYPE + "4 values"),
+    "an entry among steps": ("log_many", [STEP, ENTRY], "steps[1]", STEP_TYPE + "ProcessAuditEntry"),
+    "a step of three letters": ("log_many", ["abc"], "steps[0]", STEP_TYPE + "str"),
+    "a process in a step": ("log_many", [(DOMAIN, EXISTING, PROCESS)], "steps[0]", "a ProcessAuditEntry, not"),
+    "a number in a step": ("log_many", [(7, EXISTING, ENTRY)], "steps[0].domain", "string"),
 }
 
 
 @pytest.mark.parametrize("wrong", WRONG_ARGUMENTS)
 async def test_wrong_arguments_are_told_before_any_sql(repository: Repository, engine: AsyncEngine, wrong: str) -> None:
     method, items, field, reason = WRONG_ARGUMENTS[wrong]
-    key = (DOMAIN, EXISTING) if method == "log_steps" else ()
     statements = Statements(engine)
     with pytest.raises(InvalidInputError, match=reason) as caught:
-        await getattr(repository, method)(*key, items)
+        await getattr(repository, method)(items)
     assert caught.value.field == field
     assert statements.sent == []
 
@@ -227,8 +226,8 @@ async def test_a_session_in_place_of_a_connection_is_refused_with_the_remedy(
         wrong: Any = session
         for call in (
             repository.save_many([new_process()], wrong),
-            repository.log_steps(DOMAIN, uuid4(), [new_entry()], wrong),
-            repository.log_steps_of_many([(DOMAIN, uuid4(), new_entry())], wrong),
+            repository.log_many(for_process(DOMAIN, uuid4(), [new_entry()]), wrong),
+            repository.log_many([(DOMAIN, uuid4(), new_entry())], wrong),
         ):
             with pytest.raises(TypeError, match=r"await session\.connection\(\)"):
                 await call
@@ -255,9 +254,9 @@ async def test_the_text_of_a_statement_is_bounded(
     await repository.save(process)
     lengths = [1, *[100_000] * 25, 3 * LONGEST_TEXT, 1]
     entries = [new_entry(command_data={"text": "é" * length}) for length in lengths]
-    await repository.log_steps(DOMAIN, process.process_id, entries[:1])  # what is redelivered goes another way
+    await repository.log_many(for_process(DOMAIN, process.process_id, entries[:1]))
     statements = Statements(engine)
-    assert await repository.log_steps(DOMAIN, process.process_id, entries) == len(entries) - 1
+    assert await repository.log_many(for_process(DOMAIN, process.process_id, entries)) == len(entries) - 1
     sent = [max(len(value) for value in parameters.values()) for parameters in statements.writing]
     assert min(sent) > len("[]")
     [alone] = [length for length in sent if length > LONGEST_TEXT + 10_000]
@@ -288,7 +287,7 @@ async def test_items_can_be_read_from_the_same_connection(repository: Repository
 
     async with engine.begin() as conn:
         assert await repository.save_many(copies(conn), conn) == number
-        assert await repository.log_steps_of_many(steps(conn), conn) == number
+        assert await repository.log_many(steps(conn), conn) == number
     assert await numbers(engine) == (2 * number, number)
 
 

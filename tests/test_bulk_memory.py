@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from commandbus_process import JsonObject, PostgresProcessRepository, ProcessMetadata
 from tests.conftest import DOMAIN, new_process
-from tests.items import BATCH, LONGEST_TEXT, asynchronous, bad_entry, new_entry, new_processes, numbers
+from tests.items import BATCH, LONGEST_TEXT, asynchronous, bad_entry, for_process, new_entry, new_processes, numbers
 
 MANY = 40 * BATCH
 FEW = 8 * BATCH  # enough to tell a bound from none
@@ -50,7 +50,7 @@ async def test_of_many_entries_few_are_alive(
     repository: Repository, engine: AsyncEngine, process: ProcessMetadata, living: Living
 ) -> None:
     await repository.save(process)
-    assert await repository.log_steps(DOMAIN, process.process_id, living.each(MANY, new_entry)) == MANY
+    assert await repository.log_many(for_process(DOMAIN, process.process_id, living.each(MANY, new_entry))) == MANY
     assert BATCH < living.most <= 2 * BATCH + 10
     assert await numbers(engine) == (1, MANY)
 
@@ -59,8 +59,8 @@ async def test_of_many_entries_of_an_asynchronous_generator_few_are_alive(
     repository: Repository, conn: Connection, process: ProcessMetadata, living: Living
 ) -> None:
     await repository.save(process, conn)
-    entries = asynchronous(living.each(FEW, new_entry))
-    assert await repository.log_steps(DOMAIN, process.process_id, entries, conn) == FEW
+    steps = asynchronous(for_process(DOMAIN, process.process_id, living.each(FEW, new_entry)))
+    assert await repository.log_many(steps, conn) == FEW
     assert BATCH < living.most <= 2 * BATCH + 10
 
 
@@ -71,7 +71,7 @@ async def test_of_many_entries_that_are_delivered_again_few_are_alive(
     entry = new_entry()
     await repository.log_step(DOMAIN, process.process_id, entry, conn)
     entries = chain([entry], living.each(FEW, new_entry))
-    assert await repository.log_steps(DOMAIN, process.process_id, entries, conn) == FEW
+    assert await repository.log_many(for_process(DOMAIN, process.process_id, entries), conn) == FEW
     assert BATCH < living.most <= 2 * BATCH + 10
 
 
@@ -80,7 +80,7 @@ async def test_of_many_steps_few_are_alive(repository: Repository, conn: Connect
     await repository.save_many(processes, conn)
     entries = enumerate(living.each(FEW, new_entry))
     steps = ((DOMAIN, processes[number % 10].process_id, entry) for number, entry in entries)
-    assert await repository.log_steps_of_many(steps, conn) == FEW
+    assert await repository.log_many(steps, conn) == FEW
     assert BATCH < living.most <= 2 * BATCH + 10
 
 
@@ -98,7 +98,7 @@ async def test_of_long_entries_fewer_are_alive(
 ) -> None:
     await repository.save(process, conn)
     entries = living.each(200, lambda: bad_entry(command_data=LONG))
-    assert await repository.log_steps(DOMAIN, process.process_id, entries, conn) == 200
+    assert await repository.log_many(for_process(DOMAIN, process.process_id, entries), conn) == 200
     assert AT_ONCE / 2 < living.most <= 2 * AT_ONCE + 10
 
 
@@ -107,7 +107,7 @@ async def test_of_long_replies_fewer_are_alive(
 ) -> None:
     await repository.save(process)
     entries = living.each(200, lambda: bad_entry(reply_outcome="SUCCESS", reply_data=LONG))
-    assert await repository.log_steps(DOMAIN, process.process_id, entries) == 200
+    assert await repository.log_many(for_process(DOMAIN, process.process_id, entries)) == 200
     assert AT_ONCE / 2 < living.most <= 2 * AT_ONCE + 10
 
 

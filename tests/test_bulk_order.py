@@ -20,7 +20,7 @@ from commandbus_process import (
 )
 from commandbus_process import _batches as batches
 from tests.conftest import DOMAIN, new_process
-from tests.items import NOON, Step, bad_process, new_entries, new_entry, new_processes, numbers, step_names
+from tests.items import NOON, Step, bad_process, for_process, new_entries, new_entry, new_processes, numbers, step_names
 from tests.waiting import is_waiting_for_a_lock
 
 Repository = PostgresProcessRepository[Any]
@@ -79,12 +79,12 @@ async def test_steps_in_opposite_order_do_not_deadlock(
     known = DOMAIN, processes[0].process_id, new_entry()
     before = [known] if way == "by INSERT" else []
     await repository.save_many(processes)
-    await repository.log_steps_of_many([known])
+    await repository.log_many([known])
     for number in range(1, RUNS + 1):
         steps: list[Step] = [(DOMAIN, process.process_id, new_entry()) for process in processes]
         async with engine.connect() as holder:
             await repository.log_step(*steps[MIDDLE], holder)
-            calls = [repository.log_steps_of_many(chain(before, given)) for given in (steps, steps[::-1])]
+            calls = [repository.log_many(chain(before, given)) for given in (steps, steps[::-1])]
             results = await in_opposite_order([*calls, until_both_wait(holder, administrator)])
         assert sorted(map(str, results)) == ["0", "0", str(NUMBER)]
         assert await numbers(engine) == (NUMBER, 1 + number * NUMBER)
@@ -101,7 +101,7 @@ async def test_processes_by_insert_in_opposite_order_do_not_deadlock(
     async def save(ids: list[UUID]) -> int:
         async with engine.begin() as conn:
             for _ in range(60):
-                await repository.log_steps(DOMAIN, shared.process_id, new_entries(1), conn)
+                await repository.log_many(for_process(DOMAIN, shared.process_id, new_entries(1)), conn)
             return await repository.save_many((new_process(each) for each in ids), conn)
 
     for number in range(1, 4):
@@ -119,7 +119,7 @@ async def test_the_trail_is_in_the_given_order(repository: Repository, conn: Asy
     await repository.save_many(processes, conn)
     entries = list(new_entries(200))
     steps = [(DOMAIN, processes[number % 20].process_id, entry) for number, entry in enumerate(entries)]
-    await repository.log_steps_of_many(steps, conn)
+    await repository.log_many(steps, conn)
     for number, process in enumerate(processes):
         trail = await repository.get_audit_trail(DOMAIN, process.process_id, conn)
         assert step_names(trail) == step_names(entries[number::20])
@@ -131,14 +131,16 @@ async def test_errors_are_told_in_the_given_order(repository: Repository, conn: 
     await repository.save_many(taken, conn)
     with pytest.raises(ProcessAlreadyExistsError) as caught:
         await repository.save_many([each.model_copy() for each in taken[::-1]], conn)
-    told = [caught.value, *caught.value.others]
+    told = [caught.value, *caught.value.other_errors]
     assert [each.process_id for each in told] == [each.process_id for each in taken[::-1]]
     steps = [(each.domain, each.process_id, new_entry()) for each in taken]
-    await repository.log_steps_of_many(steps, conn)
+    await repository.log_many(steps, conn)
     others = [(domain, key, entry.model_copy(update={"step_name": "other"})) for domain, key, entry in steps]
     with pytest.raises(StepAlreadyLoggedError) as logged:
-        await repository.log_steps_of_many(others, conn)
-    assert [each.process_id for each in (logged.value, *logged.value.others)] == [each.process_id for each in taken]
+        await repository.log_many(others, conn)
+    assert [each.process_id for each in (logged.value, *logged.value.other_errors)] == [
+        each.process_id for each in taken
+    ]
     assert (logged.value.recorded, logged.value.given) == (steps[0][2], others[0][2])
     with pytest.raises(InvalidInputError) as refused:
         await repository.save_many([*new_processes(7), bad_process(domain="")], conn)
@@ -184,7 +186,7 @@ async def test_many_batches_take_few_savepoints(
 
     assert await repository.save_many(given(processes), conn) == MANY
     steps = [(DOMAIN, process.process_id, new_entry(sent_at=NOON)) for process in processes]
-    assert await repository.log_steps_of_many(given(steps), conn) == MANY
+    assert await repository.log_many(given(steps), conn) == MANY
     assert len(seen) == 2
     assert all(20 < number < 64 and not overflowed for number, overflowed in seen)
     for process, (*key, entry) in list(zip(processes, steps, strict=True))[::100]:

@@ -24,7 +24,7 @@ from commandbus_process import (
 )
 from tests.conftest import DOMAIN, new_process
 from tests.contract.test_bulk import CallersError
-from tests.items import BATCH, bad_entry, bad_process, new_entry, new_processes
+from tests.items import BATCH, bad_entry, bad_process, for_process, new_entry, new_processes
 from tests.waiting import is_waiting_for_a_lock
 
 Repository = PostgresProcessRepository[Any]
@@ -108,13 +108,13 @@ FAILURES: dict[str, Failure] = {
     ),
     "another entry": (
         StepAlreadyLoggedError,
-        lambda repository, conn, given: repository.log_steps(
-            *KEY, given([LOGGED.model_copy(update={"step_name": "other"}), new_entry()]), conn
+        lambda repository, conn, given: repository.log_many(
+            given([*for_process(*KEY, [LOGGED.model_copy(update={"step_name": "other"}), new_entry()])]), conn
         ),
     ),
     "unknown processes": (
         ProcessNotFoundError,
-        lambda repository, conn, given: repository.log_steps_of_many(
+        lambda repository, conn, given: repository.log_many(
             given([(DOMAIN, uuid4(), new_entry()) for _ in range(3)]), conn
         ),
     ),
@@ -126,7 +126,9 @@ FAILURES: dict[str, Failure] = {
     ),
     "an entry that is refused": (
         InvalidInputError,
-        lambda repository, conn, given: repository.log_steps(*KEY, given([bad_entry(command_type=""), 1]), conn),
+        lambda repository, conn, given: repository.log_many(
+            given([*for_process(*KEY, [bad_entry(command_type="")]), 1]), conn
+        ),
     ),
     "the caller's own error": (
         CallersError,

@@ -21,7 +21,7 @@ from commandbus_process.tables import metadata, process_audit
 from commandbus_process.tables import process as process_table
 from tests.conftest import DOMAIN, new_process
 from tests.databases import async_url
-from tests.items import new_entries, new_entry, new_processes
+from tests.items import for_process, new_entries, new_entry, new_processes
 
 TENANTS = ("tenant_a", 'Tenant "B".x')  # one whose name has to be quoted
 Repository = PostgresProcessRepository[Any]
@@ -67,22 +67,24 @@ async def save_many(repository: Repository, conn: AsyncConnection | None) -> Non
     assert caught.value.process_id == processes[1].process_id
 
 
-async def log_steps(repository: Repository, conn: AsyncConnection | None) -> None:
+async def log_many(repository: Repository, conn: AsyncConnection | None) -> None:
     process, entries = new_process(), list(new_entries(3))
     await repository.save_many([process, *new_processes(2)], conn)
-    assert await repository.log_steps(DOMAIN, process.process_id, entries, conn) == 3
-    assert await repository.log_steps(DOMAIN, process.process_id, entries, conn) == 0
+    assert await repository.log_many(for_process(DOMAIN, process.process_id, entries), conn) == 3
+    assert await repository.log_many(for_process(DOMAIN, process.process_id, entries), conn) == 0
     with pytest.raises(StepAlreadyLoggedError):
-        await repository.log_steps(DOMAIN, process.process_id, [entries[1].model_copy(update={"step_name": "x"})], conn)
+        await repository.log_many(
+            for_process(DOMAIN, process.process_id, [entries[1].model_copy(update={"step_name": "x"})]), conn
+        )
     assert await repository.get_audit_trail(DOMAIN, process.process_id, conn) == entries
 
 
-async def log_steps_of_many(repository: Repository, conn: AsyncConnection | None) -> None:
+async def log_many_of_several(repository: Repository, conn: AsyncConnection | None) -> None:
     processes = list(new_processes(3))
     await repository.save_many(processes, conn)
     steps = [(DOMAIN, process.process_id, new_entry()) for process in processes]
-    assert await repository.log_steps_of_many(steps, conn) == 3
-    assert await repository.log_steps_of_many(steps, conn) == 0
+    assert await repository.log_many(steps, conn) == 3
+    assert await repository.log_many(steps, conn) == 0
 
 
 async def single_methods(repository: Repository, conn: AsyncConnection | None) -> None:
@@ -111,8 +113,8 @@ async def single_methods(repository: Repository, conn: AsyncConnection | None) -
 
 CALLS: dict[str, tuple[Callable[[Repository, AsyncConnection | None], Awaitable[None]], tuple[int, int]]] = {
     "save_many": (save_many, (3, 0)),
-    "log_steps": (log_steps, (3, 3)),
-    "log_steps_of_many": (log_steps_of_many, (3, 3)),
+    "log_many": (log_many, (3, 3)),
+    "log_many of several processes": (log_many_of_several, (3, 3)),
     "the single methods": (single_methods, (1, 4)),
 }
 

@@ -20,7 +20,7 @@ from commandbus_process import (
 )
 from tests.conftest import DOMAIN, new_process
 from tests.databases import execute
-from tests.items import BATCH, new_entries, new_entry, new_processes, numbers
+from tests.items import BATCH, for_process, new_entries, new_entry, new_processes, numbers
 from tests.waiting import is_waiting_for_a_lock
 
 Repository = PostgresProcessRepository[Any]
@@ -137,7 +137,7 @@ async def test_a_lock_timeout_of_steps(limited: Limited, engine: AsyncEngine, ad
     async with administrator.connect() as holder:
         await holder.execute(text("SELECT 1 FROM commandbus.process FOR UPDATE"))
         with pytest.raises(ProcessLockedError) as caught:
-            await limited.repository.log_steps(DOMAIN, process.process_id, new_entries(3), limited.conn)
+            await limited.repository.log_many(for_process(DOMAIN, process.process_id, new_entries(3)), limited.conn)
     assert caught.value.retryable
     await limited.assert_alive(engine, 1)
     assert (await numbers(engine))[1] == 0
@@ -182,7 +182,7 @@ async def test_an_error_that_a_trigger_raises_arrives_with_its_text(
     await limited.begin()
     entry = new_entry(command_data={"card": CARD})
     with pytest.raises(OperationalError, match="no room left") as caught:
-        await limited.repository.log_steps(DOMAIN, process.process_id, [entry], limited.conn)
+        await limited.repository.log_many(for_process(DOMAIN, process.process_id, [entry]), limited.conn)
     assert getattr(caught.value.orig, "sqlstate", None) == "53100"
     assert CARD not in texts_of(caught.value)
     await limited.assert_alive(engine, 1)
@@ -221,7 +221,7 @@ async def save_late(repository: Repository, conn: AsyncConnection | None) -> Non
 
 async def log(repository: Repository, conn: AsyncConnection | None) -> None:
     [process] = await repository.find_by_status(DOMAIN, [ProcessStatus.FAILED], conn)
-    await repository.log_steps(DOMAIN, process.process_id, [new_entry("reserve"), new_entry("twice")], conn)
+    await repository.log_many(for_process(DOMAIN, process.process_id, [new_entry("reserve"), new_entry("twice")]), conn)
 
 
 HOSTS: dict[str, tuple[str, Callable[[Repository, AsyncConnection | None], Awaitable[None]]]] = {
@@ -251,7 +251,7 @@ async def test_what_is_not_the_librarys_own_is_the_servers_error(
     there: Repository = PostgresProcessRepository(engine)
     process = secret_process(status=ProcessStatus.FAILED)
     await there.save(process)
-    await there.log_steps(DOMAIN, process.process_id, [new_entry("twice"), *new_entries(20)])
+    await there.log_many(for_process(DOMAIN, process.process_id, [new_entry("twice"), *new_entries(20)]))
     execute(database_url, definition)
     await limited.begin()
     with pytest.raises(IntegrityError) as caught:
@@ -291,7 +291,7 @@ async def test_rows_under_row_level_security_are_inserted(
     processes = list(new_processes(BATCH + 1))
     assert await limited.repository.save_many(processes, limited.conn) == BATCH + 1
     steps = [(DOMAIN, process.process_id, new_entry()) for process in processes]
-    assert await limited.repository.log_steps_of_many(steps, limited.conn) == BATCH + 1
+    assert await limited.repository.log_many(steps, limited.conn) == BATCH + 1
     await limited.assert_alive(engine, BATCH + 1)
 
 

@@ -110,7 +110,7 @@ def test_the_reply_of_a_given_entry_that_has_none_is_not_compared() -> None:
 def test_an_error_about_one_process_has_no_others() -> None:
     for error, *_ in ERRORS:
         if isinstance(error, ProcessError):
-            assert error.others == ()
+            assert error.other_errors == ()
 
 
 def test_an_error_of_many_items_keeps_the_others_on_its_way_to_another_process() -> None:
@@ -118,19 +118,19 @@ def test_an_error_of_many_items_keeps_the_others_on_its_way_to_another_process()
     with pytest.raises(ProcessAlreadyExistsError) as caught:
         raise_all([ProcessAlreadyExistsError(*KEY), *others])
     error = caught.value
-    assert error.others == others
-    assert str(error) == f"{ProcessAlreadyExistsError(*KEY)} (and 2 more, in .others)"
+    assert error.other_errors == others
+    assert str(error) == f"{ProcessAlreadyExistsError(*KEY)} (and 2 more, in .other_errors)"
     for copied in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):  # noqa: S301 - our own
         assert type(copied) is ProcessAlreadyExistsError
         assert str(copied) == str(error)
-        assert [type(other) for other in copied.others] == [ProcessNotFoundError, StepAlreadyLoggedError]
-        assert [str(other) for other in copied.others] == [str(other) for other in others]
-        assert [vars(other) for other in copied.others] == [vars(other) for other in others]
-    assert ProcessAlreadyExistsError(*KEY).others == ()
+        assert [type(other) for other in copied.other_errors] == [ProcessNotFoundError, StepAlreadyLoggedError]
+        assert [str(other) for other in copied.other_errors] == [str(other) for other in others]
+        assert [vars(other) for other in copied.other_errors] == [vars(other) for other in others]
+    assert ProcessAlreadyExistsError(*KEY).other_errors == ()
 
 
 def test_a_single_error_of_many_items_is_told_as_it_is() -> None:
     raise_all([])
     with pytest.raises(ProcessNotFoundError) as caught:
         raise_all([ProcessNotFoundError(*KEY)])
-    assert (str(caught.value), caught.value.others) == (str(ProcessNotFoundError(*KEY)), ())
+    assert (str(caught.value), caught.value.other_errors) == (str(ProcessNotFoundError(*KEY)), ())

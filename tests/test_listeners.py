@@ -22,6 +22,7 @@ from commandbus_process import (
 )
 from tests.conftest import new_process
 from tests.databases import Server, as_role, async_url, execute
+from tests.items import for_process
 from tests.wire import wire_before
 
 Repository = PostgresProcessRepository[JsonObject]
@@ -83,7 +84,9 @@ WRITES: dict[str, Write] = {
         process, reply=replied(logged), sent=[command(), command()]
     ),
     "save_many": lambda repository, process, _: repository.save_many([other(process)]),
-    "log_steps": lambda repository, process, _: repository.log_steps(process.domain, process.process_id, [command()]),
+    "log_many": lambda repository, process, _: repository.log_many(
+        for_process(process.domain, process.process_id, [command()])
+    ),
 }
 
 

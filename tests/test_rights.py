@@ -37,6 +37,7 @@ from commandbus_process.migrations import alembic_config
 from commandbus_process.tables import metadata
 from tests.conftest import DOMAIN, new_process
 from tests.databases import Server, as_role, async_url, execute, fresh_database, write_unchecked
+from tests.items import for_process
 from tests.test_migrations import COMMAND, FIRST, SECOND, alembic, described, rows, seed, succeeds
 
 ROOT = Path(__file__).parent.parent
@@ -238,12 +239,12 @@ async def do_everything_in_bulk(
         await repository.save_many([new_process(), *processes])
     entries = [new_command(), new_command()]
     for new_ones in (2, 0):
-        assert await repository.log_steps(domain, process_id, entries) == new_ones
+        assert await repository.log_many(for_process(domain, process_id, entries)) == new_ones
         steps = [(DOMAIN, process.process_id, entries[0]) for process in processes]
-        assert await repository.log_steps_of_many(steps) == new_ones
-    assert await repository.log_steps(domain, process_id, [*entries, new_command()]) == 1
+        assert await repository.log_many(steps) == new_ones
+    assert await repository.log_many(for_process(domain, process_id, [*entries, new_command()])) == 1
     with pytest.raises(ProcessNotFoundError):
-        await repository.log_steps(domain, uuid4(), entries)
+        await repository.log_many(for_process(domain, uuid4(), entries))
 
 
 async def do_everything(engine: AsyncEngine) -> None:

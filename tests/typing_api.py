@@ -116,18 +116,12 @@ async def in_bulk(engine: AsyncEngine, conn: AsyncConnection, key: UUID, entry: 
     def entries() -> Iterator[ProcessAuditEntry]:
         yield entry
 
-    async def received() -> AsyncIterator[ProcessAuditEntry]:
-        yield entry
-
-    assert_type(await typed.log_steps("orders", key, [entry]), int)
-    assert_type(await typed.log_steps("orders", key, entries(), conn), int)
-    assert_type(await typed.log_steps("orders", key, received(), conn=conn), int)
-    await typed.log_steps("orders", key, [order])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
-    await typed.log_steps("orders", key, entry)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    assert_type(await untyped.log_steps_of_many([("orders", key, entry)]), int)
-    assert_type(await untyped.log_steps_of_many((("orders", key, each) for each in entries()), conn), int)
-    assert_type(await untyped.log_steps_of_many(steps_one_after_another(key, entry)), int)
-    await untyped.log_steps_of_many([(key, entry)])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    await typed.log_many([("orders", key, order)])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    await typed.log_many(entry)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert_type(await untyped.log_many([("orders", key, entry)]), int)
+    assert_type(await untyped.log_many((("orders", key, each) for each in entries()), conn), int)
+    assert_type(await untyped.log_many(steps_one_after_another(key, entry)), int)
+    await untyped.log_many([(key, entry)])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
 
 
 def as_protocol(engine: AsyncEngine) -> ProcessRepository[Order]:
@@ -143,5 +137,5 @@ async def through_the_protocol(repository: ProcessRepository[Order], key: UUID, 
     assert found is not None
     await repository.advance(found, reply=entry, sent=[entry])
     assert_type(await repository.save_many(one_after_another(found)), int)
-    assert_type(await repository.log_steps("orders", key, [entry]), int)
-    assert_type(await repository.log_steps_of_many(steps_one_after_another(key, entry)), int)
+    assert_type(await repository.log_many([("orders", key, entry)]), int)
+    assert_type(await repository.log_many(steps_one_after_another(key, entry)), int)

@@ -48,6 +48,7 @@ from tests.items import (
     asynchronous,
     bad_entry,
     bad_process,
+    for_process,
     given_as,
     new_entries,
     new_entry,
@@ -111,7 +112,7 @@ async def test_many_steps_are_logged(
     replied = {"reply_outcome": ReplyOutcome.FAILED, "reply_data": {"code": 7}, "received_at": NOON + timedelta(days=1)}
     entries = [new_entry("reserve"), new_entry("charge", command_data=None, **replied), new_entry("pack")]
     await repository.save(process, conn)
-    assert await repository.log_steps(DOMAIN, process.process_id, given_as(form, entries), conn) == 3
+    assert await repository.log_many(given_as(form, for_process(DOMAIN, process.process_id, entries)), conn) == 3
     assert await repository.get_audit_trail(DOMAIN, process.process_id, conn) == entries
 
 
@@ -126,7 +127,7 @@ async def test_steps_of_many_processes_are_logged(repository: Repository, conn: 
         (elsewhere.domain, elsewhere.process_id, entry),
         (one.domain, one.process_id, entry),
     ]
-    assert await repository.log_steps_of_many(given_as(form, steps), conn) == 4
+    assert await repository.log_many(given_as(form, steps), conn) == 4
     assert await repository.get_audit_trail(one.domain, one.process_id, conn) == [later, entry]
     assert await repository.get_audit_trail(two.domain, two.process_id, conn) == [entry]
     assert await repository.get_audit_trail("refunds", one.process_id, conn) == [entry]
@@ -135,9 +136,9 @@ async def test_steps_of_many_processes_are_logged(repository: Repository, conn: 
 async def test_nothing_is_given(repository: Repository, engine: AsyncEngine, conn: Connection) -> None:
     for each in ("list", "generator", "async generator"):
         assert await repository.save_many(given_as(each, new_processes(0)), conn) == 0
-        assert await repository.log_steps(DOMAIN, uuid4(), given_as(each, new_entries(0)), conn) == 0
+        assert await repository.log_many(given_as(each, for_process(DOMAIN, uuid4(), new_entries(0))), conn) == 0
         steps: list[Step] = []
-        assert await repository.log_steps_of_many(given_as(each, steps), conn) == 0
+        assert await repository.log_many(given_as(each, steps), conn) == 0
     assert await numbers(engine) == (0, 0)
 
 
@@ -146,9 +147,9 @@ async def test_only_new_entries_are_counted(repository: Repository, conn: Connec
     known, new = new_entry("known"), list(new_entries(3))
     await repository.log_step(DOMAIN, process.process_id, known, conn)
     later = known.model_copy(update={"sent_at": NOON + timedelta(days=1)})  # delivered again, handled later
-    assert await repository.log_steps(DOMAIN, process.process_id, [new[0], later, *new[1:]], conn) == 3
+    assert await repository.log_many(for_process(DOMAIN, process.process_id, [new[0], later, *new[1:]]), conn) == 3
     steps = [(DOMAIN, process.process_id, entry) for entry in (known, *new)]
-    assert await repository.log_steps_of_many(steps, conn) == 0
+    assert await repository.log_many(steps, conn) == 0
     assert await repository.get_audit_trail(DOMAIN, process.process_id, conn) == [known, *new]
 
 
@@ -158,7 +159,7 @@ async def test_thousands_of_items_are_sent_in_batches(repository: Repository, co
     assert all(process.version == 1 for process in processes)
     entries = list(new_entries(2 * BATCH + 1))
     steps = ((DOMAIN, process.process_id, entry) for process, entry in zip(processes, entries, strict=True))
-    assert await repository.log_steps_of_many(steps, conn) == 2 * BATCH + 1
+    assert await repository.log_many(steps, conn) == 2 * BATCH + 1
     for number in (0, BATCH - 1, BATCH, 2 * BATCH):
         process = processes[number]
         assert await repository.get_by_id(DOMAIN, process.process_id, conn) == process
@@ -177,10 +178,10 @@ async def test_entries_of_one_time_are_in_the_order_in_which_they_were_given(
     entries = list(new_entries(BATCH + 100))
     steps = [(DOMAIN, processes[1 + number % 99].process_id, entry) for number, entry in enumerate(entries)]
     if delivery == "second":  # the first one broke off early
-        await repository.log_steps_of_many([*steps[:1], (DOMAIN, one.process_id, entries[0])])
-    await repository.log_steps(DOMAIN, one.process_id, entries, conn)
+        await repository.log_many([*steps[:1], (DOMAIN, one.process_id, entries[0])])
+    await repository.log_many(for_process(DOMAIN, one.process_id, entries), conn)
     assert step_names(await repository.get_audit_trail(DOMAIN, one.process_id, conn)) == step_names(entries)
-    await repository.log_steps_of_many(steps, conn)
+    await repository.log_many(steps, conn)
     assert step_names(await repository.get_audit_trail(DOMAIN, other.process_id, conn)) == step_names(entries[::99])
 
 
@@ -252,7 +253,7 @@ async def test_processes_are_stored_as_save_stores_them(repository: Repository, 
 async def test_the_domain_of_many_may_be_any_text(repository: Repository) -> None:
     process, entry = new_process().model_copy(update={"domain": ODD_TEXT}), new_entry(ODD_TEXT, command_type=ODD_TEXT)
     await repository.save_many([process])
-    await repository.log_steps(ODD_TEXT, process.process_id, [entry])
+    await repository.log_many(for_process(ODD_TEXT, process.process_id, [entry]))
     assert await repository.get_by_id(ODD_TEXT, process.process_id) == process
     assert await repository.get_audit_trail(ODD_TEXT, process.process_id) == [entry]
 
@@ -274,20 +275,20 @@ async def test_entries_are_stored_as_log_step_stores_them(
     await repository.save_many(process.model_copy(update={"domain": domain}) for domain in domains)
     for entry in entries:
         await repository.log_step("singly", process.process_id, entry)
-    await repository.log_steps("in bulk", process.process_id, entries)
-    await repository.log_steps_of_many(("of many", process.process_id, entry) for entry in entries)
+    await repository.log_many(for_process("in bulk", process.process_id, entries))
+    await repository.log_many(("of many", process.process_id, entry) for entry in entries)
     singly = await stored(engine, process_audit, "singly")
     assert len(singly) == len(entries)
     assert await stored(engine, process_audit, "in bulk") == singly
     assert await stored(engine, process_audit, "of many") == singly
     # The server compares numbers as decimals, whatever Python makes of them.
-    assert await repository.log_steps("singly", process.process_id, entries) == 0
+    assert await repository.log_many(for_process("singly", process.process_id, entries)) == 0
 
 
 async def test_replies_without_a_time_were_received_now(repository: Repository, process: ProcessMetadata) -> None:
     await repository.save(process)
     before = datetime.now(UTC)
-    await repository.log_steps(DOMAIN, process.process_id, [new_entry(reply_outcome=ReplyOutcome.SUCCESS)])
+    await repository.log_many(for_process(DOMAIN, process.process_id, [new_entry(reply_outcome=ReplyOutcome.SUCCESS)]))
     [found] = await repository.get_audit_trail(DOMAIN, process.process_id)
     assert found.received_at is not None
     assert before <= found.received_at <= datetime.now(UTC)
@@ -302,7 +303,7 @@ async def test_a_taken_id(repository: Repository, engine: AsyncEngine, process: 
     other.state = {"total": 99}
     with pytest.raises(ProcessAlreadyExistsError) as caught:
         await repository.save_many([new_process(), other, new_process()])
-    assert (caught.value.domain, caught.value.process_id, caught.value.others) == (DOMAIN, process.process_id, ())
+    assert (caught.value.domain, caught.value.process_id, caught.value.other_errors) == (DOMAIN, process.process_id, ())
     assert await numbers(engine) == (1, 0)
     assert await repository.get_by_id(DOMAIN, process.process_id) == process
 
@@ -314,7 +315,7 @@ async def test_one_id_twice(
     processes = [process, *new_processes(between), new_process(process.process_id), new_process()]
     with pytest.raises(ProcessAlreadyExistsError) as caught:
         await repository.save_many(processes)
-    assert (caught.value.domain, caught.value.process_id, caught.value.others) == (DOMAIN, process.process_id, ())
+    assert (caught.value.domain, caught.value.process_id, caught.value.other_errors) == (DOMAIN, process.process_id, ())
     assert await numbers(engine) == (0, 0)
 
 
@@ -323,11 +324,11 @@ async def test_one_id_in_two_domains_is_two_processes(repository: Repository, pr
 
 
 def assert_is_told_with(error: ProcessError, others: list[tuple[type[ProcessError], UUID]]) -> None:
-    assert [(type(other), other.process_id) for other in error.others] == others
+    assert [(type(other), other.process_id) for other in error.other_errors] == others
     assert f"and {len(others)} more" in str(error)
     copied = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own pickle
     assert str(copied) == str(error)
-    assert [vars(other) for other in copied.others] == [vars(other) for other in error.others]
+    assert [vars(other) for other in copied.other_errors] == [vars(other) for other in error.other_errors]
 
 
 async def test_the_first_taken_id_is_told_with_the_others(repository: Repository, engine: AsyncEngine) -> None:
@@ -350,7 +351,7 @@ async def test_one_entry_twice_is_harmless(
     await repository.save(process, conn)
     entry, others = new_entry(), list(new_entries(between))
     again = entry.model_copy(update={"sent_at": NOON - timedelta(days=1)})
-    logged = await repository.log_steps(DOMAIN, process.process_id, [entry, *others, again, entry], conn)
+    logged = await repository.log_many(for_process(DOMAIN, process.process_id, [entry, *others, again, entry]), conn)
     assert logged == 1 + between
     assert await repository.get_audit_trail(DOMAIN, process.process_id, conn) == [entry, *others]
 
@@ -363,10 +364,10 @@ async def test_another_entry_with_the_command_id_of_one_before_it(
     entry = new_entry()
     other = entry.model_copy(update={"command_data": {"quantity": 4}})
     with pytest.raises(StepAlreadyLoggedError) as caught:
-        await repository.log_steps(DOMAIN, process.process_id, [entry, *new_entries(between), other])
+        await repository.log_many(for_process(DOMAIN, process.process_id, [entry, *new_entries(between), other]))
     error = caught.value
     assert (error.domain, error.process_id, error.command_id) == (DOMAIN, process.process_id, entry.command_id)
-    assert (error.recorded, error.given, error.others) == (entry, other, ())
+    assert (error.recorded, error.given, error.other_errors) == (entry, other, ())
     assert await numbers(engine) == (1, 0)
 
 
@@ -390,7 +391,7 @@ async def test_each_difference_to_what_is_logged_is_seen(
     for difference in DIFFERENCES:
         other = entry.model_copy(update=difference)
         with pytest.raises(StepAlreadyLoggedError, match=next(iter(difference))) as caught:
-            await repository.log_steps(DOMAIN, process.process_id, [new_entry(), other], conn)
+            await repository.log_many(for_process(DOMAIN, process.process_id, [new_entry(), other]), conn)
         assert (caught.value.recorded, caught.value.given) == (entry, other)
     assert await repository.get_audit_trail(DOMAIN, process.process_id, conn) == [entry]
 
@@ -401,10 +402,10 @@ async def test_an_entry_that_was_replied_to_since_is_the_same(
     await repository.save(process, conn)
     entry = new_entry()
     reply = entry.model_copy(update={"reply_outcome": ReplyOutcome.SUCCESS, "received_at": NOON})
-    await repository.log_steps(DOMAIN, process.process_id, [entry], conn)
+    await repository.log_many(for_process(DOMAIN, process.process_id, [entry]), conn)
     await repository.update_step_reply(DOMAIN, process.process_id, entry.command_id, reply, conn)
     for again in (entry, reply):
-        assert await repository.log_steps(DOMAIN, process.process_id, [again], conn) == 0
+        assert await repository.log_many(for_process(DOMAIN, process.process_id, [again]), conn) == 0
     assert await repository.get_audit_trail(DOMAIN, process.process_id, conn) == [reply]
 
 
@@ -423,7 +424,7 @@ async def test_a_json_null_is_no_data_when_many_are_logged(
     await repository.save(process)
     entry = new_entry(command_data=None, reply_outcome=ReplyOutcome.SUCCESS, received_at=NOON)
     await insert_plainly(engine, process, entry, command_data=JSONB.NULL, reply_data=JSONB.NULL)
-    assert await repository.log_steps(DOMAIN, process.process_id, [entry]) == 0
+    assert await repository.log_many(for_process(DOMAIN, process.process_id, [entry])) == 0
 
 
 async def test_an_outcome_of_newer_software_is_in_nobodys_way(
@@ -433,20 +434,20 @@ async def test_an_outcome_of_newer_software_is_in_nobodys_way(
     entry = new_entry()
     await repository.log_step(DOMAIN, process.process_id, entry)
     write_unchecked(database_url, "UPDATE commandbus.process_audit SET reply_outcome = 'PARTIAL', received_at = now()")
-    assert await repository.log_steps(DOMAIN, process.process_id, [new_entry(), entry]) == 1
+    assert await repository.log_many(for_process(DOMAIN, process.process_id, [new_entry(), entry])) == 1
     other = entry.model_copy(update={"step_name": "other"})
     with pytest.raises((StoredDataError, StepAlreadyLoggedError), match=str(entry.command_id)):
-        await repository.log_steps(DOMAIN, process.process_id, [other])
+        await repository.log_many(for_process(DOMAIN, process.process_id, [other]))
 
 
 async def test_unknown_processes(repository: Repository, engine: AsyncEngine, process: ProcessMetadata) -> None:
     await repository.save(process)
     known, unknown = (DOMAIN, process.process_id), uuid4()
     with pytest.raises(ProcessNotFoundError) as caught:
-        await repository.log_steps(DOMAIN, unknown, [new_entry()])
-    assert (caught.value.domain, caught.value.process_id, caught.value.others) == (DOMAIN, unknown, ())
+        await repository.log_many(for_process(DOMAIN, unknown, [new_entry()]))
+    assert (caught.value.domain, caught.value.process_id, caught.value.other_errors) == (DOMAIN, unknown, ())
     with pytest.raises(ProcessNotFoundError) as caught:
-        await repository.log_steps_of_many([(*known, new_entry()), ("refunds", process.process_id, new_entry())])
+        await repository.log_many([(*known, new_entry()), ("refunds", process.process_id, new_entry())])
     assert (caught.value.domain, caught.value.process_id) == ("refunds", process.process_id)
     assert await numbers(engine) == (1, 0)
 
@@ -457,7 +458,7 @@ async def test_all_that_is_in_the_way_of_a_batch_is_told(
     await repository.save(process)
     key, unknown = (DOMAIN, process.process_id), (DOMAIN, uuid4())
     entry, redelivered = new_entry(), new_entry()
-    await repository.log_steps(*key, [entry, redelivered])
+    await repository.log_many(for_process(*key, [entry, redelivered]))
     other = entry.model_copy(update={"step_name": "other"})
     steps = [
         (*key, new_entry()),
@@ -468,11 +469,11 @@ async def test_all_that_is_in_the_way_of_a_batch_is_told(
         (*unknown, new_entry()),
     ]
     with pytest.raises(StepAlreadyLoggedError) as logged:
-        await repository.log_steps_of_many(steps)
+        await repository.log_many(steps)
     assert (logged.value.recorded, logged.value.given) == (entry, other)
     assert_is_told_with(logged.value, [(ProcessNotFoundError, unknown[1])] * 2)
     with pytest.raises(ProcessNotFoundError) as not_found:
-        await repository.log_steps_of_many(steps[3::-1])
+        await repository.log_many(steps[3::-1])
     assert not_found.value.process_id == unknown[1]
     assert_is_told_with(not_found.value, [(StepAlreadyLoggedError, key[1])])
     assert await numbers(engine) == (1, 2)
@@ -498,7 +499,7 @@ async def test_one_entry_of_many_that_a_trigger_swallows(
     await repository.save(process)
     await swallow(administrator, "process_audit", "NEW.step_name = 'swallowed'")
     with pytest.raises(NothingWrittenError) as caught:
-        await repository.log_steps(DOMAIN, process.process_id, [new_entry(), new_entry("swallowed")])
+        await repository.log_many(for_process(DOMAIN, process.process_id, [new_entry(), new_entry("swallowed")]))
     assert caught.value.process_id == process.process_id
     assert await numbers(engine) == (1, 0)
 
@@ -540,11 +541,11 @@ class Known:
     def log(self, conn: Connection, last: Iterable[ProcessAuditEntry]) -> Awaitable[int]:
         # What is given again begins another batch.
         first, second, third = new_entries(3)
-        return self.repository.log_steps(*self.key, chain((first, second, first, third, first), last), conn)
+        return self.repository.log_many(for_process(*self.key, chain((first, second, first, third, first), last)), conn)
 
     def log_of_many(self, conn: Connection, last: Iterable[Step]) -> Awaitable[int]:
         steps = ((*self.key, entry) for entry in new_entries(2 * BATCH))
-        return self.repository.log_steps_of_many(chain(steps, last), conn)
+        return self.repository.log_many(chain(steps, last), conn)
 
 
 @pytest.fixture
@@ -658,7 +659,7 @@ async def test_after_an_error_in_the_first_batch_no_more_is_asked_for(
 async def test_many_that_the_caller_rolls_back_are_gone(known: Known, engine: AsyncEngine) -> None:
     async with engine.connect() as conn:
         assert await known.repository.save_many(new_processes(3), conn) == 3
-        assert await known.repository.log_steps(*known.key, new_entries(3), conn) == 3
+        assert await known.repository.log_many(for_process(*known.key, new_entries(3)), conn) == 3
         assert conn.in_transaction()
         assert not conn.in_nested_transaction()
         await conn.rollback()
@@ -715,8 +716,8 @@ async def test_a_connection_in_autocommit_is_refused(known: Known, engine: Async
         await conn.execution_options(isolation_level="AUTOCOMMIT")
         for call in (
             known.repository.save_many([new_process()], conn),
-            known.repository.log_steps(*known.key, [new_entry()], conn),
-            known.repository.log_steps_of_many([(*known.key, new_entry())], conn),
+            known.repository.log_many(for_process(*known.key, [new_entry()]), conn),
+            known.repository.log_many([(*known.key, new_entry())], conn),
         ):
             with pytest.raises(InvalidInputError, match="autocommit") as caught:
                 await call
@@ -749,7 +750,7 @@ async def test_an_engine_in_autocommit_is_no_exception(known: Known, in_autocomm
             await attempt(known, None)
         assert await numbers(in_autocommit) == (1, 1)
     assert await known.repository.save_many(new_processes(3)) == 3
-    assert await known.repository.log_steps(*known.key, new_entries(3)) == 3
+    assert await known.repository.log_many(for_process(*known.key, new_entries(3))) == 3
     assert await numbers(in_autocommit) == (4, 4)
     again = await driver_of(in_autocommit)
     assert again is driver
@@ -782,8 +783,8 @@ async def test_cancelled_wherever_it_waits(known: Known, engine: AsyncEngine, co
                 entries = list(chain.from_iterable((first, other) for other in others))
 
                 async def log(entries: list[ProcessAuditEntry] = entries) -> None:
-                    async with aclosing(asynchronous(entries)) as items:
-                        assert await known.repository.log_steps(*known.key, items) == 4
+                    async with aclosing(asynchronous(for_process(*known.key, entries))) as items:
+                        assert await known.repository.log_many(items) == 4
 
                 operation = Cancelled(log(), point, delay)
                 task = asyncio.create_task(_run(operation))
@@ -987,7 +988,7 @@ async def test_two_that_save_the_same_ids(
     [error] = await asyncio.gather(task, return_exceptions=True)
     if isolation_level == "READ COMMITTED":
         assert isinstance(error, ProcessAlreadyExistsError)
-        told = {error.process_id, *(other.process_id for other in error.others)}
+        told = {error.process_id, *(other.process_id for other in error.other_errors)}
         assert told == {process.process_id for process in shared}
     else:
         assert isinstance(error, TransactionConflictError)
@@ -1020,8 +1021,8 @@ async def test_two_that_log_the_same_commands(
     entry = new_entry()
     other = entry.model_copy(update={"step_name": "reserve" if end == "kept" else "other"})
     async with engine.connect() as conn:
-        await repository.log_steps(DOMAIN, process.process_id, [entry], conn)
-        task = asyncio.ensure_future(repository.log_steps(DOMAIN, process.process_id, [new_entry(), other]))
+        await repository.log_many(for_process(DOMAIN, process.process_id, [entry]), conn)
+        task = asyncio.ensure_future(repository.log_many(for_process(DOMAIN, process.process_id, [new_entry(), other])))
         await is_waiting_for_a_lock(administrator)
         await (conn.rollback() if end == "rolled back" else conn.commit())
     [result] = await asyncio.gather(task, return_exceptions=True)
@@ -1053,7 +1054,7 @@ async def test_many_steps_of_a_process_that_is_being_deleted(
     async with administrator.connect() as deleting, engine.connect() as conn:
         await repository.save(new_process(), conn)
         await deleting.execute(delete(process_table))
-        task = asyncio.ensure_future(repository.log_steps(DOMAIN, process.process_id, new_entries(3), conn))
+        task = asyncio.ensure_future(repository.log_many(for_process(DOMAIN, process.process_id, new_entries(3)), conn))
         await is_waiting_for_a_lock(administrator)
         await (deleting.commit() if end == "deleted" else deleting.rollback())
         [result] = await asyncio.gather(task, return_exceptions=True)
@@ -1063,7 +1064,7 @@ async def test_many_steps_of_a_process_that_is_being_deleted(
             assert await numbers(engine) == (2, 3)
         elif isolation_level == "READ COMMITTED":
             assert isinstance(result, ProcessNotFoundError)
-            assert len(result.others) == 2
+            assert len(result.other_errors) == 2
             await conn.commit()
             assert await numbers(engine) == (1, 0)
         else:
@@ -1077,7 +1078,7 @@ async def test_an_obstacle_to_many_that_goes_away_between_two_statements(
     await repository.save(process)
     entry, redelivered = new_entry(), new_entry()
     key = DOMAIN, process.process_id
-    await repository.log_steps(*key, [entry.model_copy(update={"step_name": "in the way"}), redelivered])
+    await repository.log_many(for_process(*key, [entry.model_copy(update={"step_name": "in the way"}), redelivered]))
     seen: list[str] = []
 
     def clear_the_way(_connection: object, _cursor: object, statement: str, *_: object) -> None:
@@ -1088,7 +1089,7 @@ async def test_an_obstacle_to_many_that_goes_away_between_two_statements(
     event.listen(engine.sync_engine, "before_cursor_execute", clear_the_way)
     # A transaction that has its snapshot already would still see the obstacle.
     own = PostgresProcessRepository(engine.execution_options(isolation_level="READ COMMITTED"))
-    assert await own.log_steps(*key, [new_entry(), entry, redelivered, new_entry()]) == 3
+    assert await own.log_many(for_process(*key, [new_entry(), entry, redelivered, new_entry()])) == 3
     event.remove(engine.sync_engine, "before_cursor_execute", clear_the_way)
     assert len(seen) == 4
     assert len(await repository.get_audit_trail(*key)) == 4

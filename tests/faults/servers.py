@@ -19,7 +19,7 @@ import psycopg
 from alembic.command import upgrade
 from sqlalchemy.engine import URL
 
-from commandbus_process.grants import grants
+from commandbus_process.grants import grant_statements
 from commandbus_process.migrations import alembic_config
 from tests.databases import NEWEST, as_role, execute
 
@@ -80,7 +80,7 @@ class KillableServer:
     def prepare(self) -> None:
         """Make the schema, and the application's role with its rights."""
         upgrade(alembic_config(self.url), "head")
-        execute(self.url, "; ".join([f"CREATE ROLE {_APPLICATION}", *grants(_APPLICATION)]))
+        execute(self.url, "; ".join([f"CREATE ROLE {_APPLICATION}", *grant_statements(_APPLICATION)]))
 
     def start(self, **settings: str) -> None:
         """Start the server on its data, and return once it accepts connections.
