@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from commandbus_process import InvalidInputError, PostgresProcessRepository, ProcessMetadata, ProcessStatus
-from commandbus_process._transaction import check_not_in_use, savepoint_open
+from commandbus_process.postgres._transaction import check_not_in_use, savepoint_open
 from tests.conftest import DOMAIN, new_process
 from tests.items import bad_process, for_process, new_entries, new_entry, new_processes, numbers
 

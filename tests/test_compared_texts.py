@@ -31,7 +31,7 @@ from typing_extensions import TypedDict
 
 from commandbus_process import InvalidInputError, PostgresProcessRepository, ProcessAuditEntry, ReplyOutcome
 from commandbus_process._json import json_object_text
-from commandbus_process._state import StateCodec
+from commandbus_process._states import StateCodec
 from tests.conftest import DOMAIN, new_process
 from tests.databases import async_url
 from tests.test_state import process_with
@@ -305,7 +305,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 from typing_extensions import TypedDict
 from commandbus_process import ProcessMetadata
-from commandbus_process._state import StateCodec
+from commandbus_process._states import StateCodec
 
 class Key(BaseModel):
     model_config = ConfigDict(frozen=True)

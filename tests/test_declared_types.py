@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from typing_extensions import TypeAliasType, TypedDict
 
 from commandbus_process import InvalidInputError, JsonObject, PostgresProcessRepository, StoredStateError
-from commandbus_process._state import StateCodec
+from commandbus_process._states import StateCodec
 from commandbus_process.tables import process as process_table
 from tests.conftest import DOMAIN
 from tests.test_state import process_with

@@ -21,8 +21,8 @@ from commandbus_process import (
     ProcessMetadata,
     ReplyOutcome,
 )
-from commandbus_process._transaction import conflicts_told
 from commandbus_process.migrations import alembic_config
+from commandbus_process.postgres._transaction import conflicts_told
 from tests.conftest import DOMAIN, new_process
 from tests.databases import Server, async_url, execute
 

@@ -25,7 +25,7 @@ from commandbus_process import (
     ProcessStatus,
     ReplyOutcome,
 )
-from commandbus_process._transaction import conflicts_told
+from commandbus_process.postgres._transaction import conflicts_told
 from tests.conftest import DOMAIN, new_process
 from tests.databases import async_url, execute
 

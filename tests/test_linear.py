@@ -9,8 +9,8 @@ from pydantic import BaseModel
 
 from commandbus_process import InvalidInputError
 from commandbus_process._json import as_stored, json_object_text
-from commandbus_process._rows import check_numbers
-from commandbus_process._state import StateCodec
+from commandbus_process._states import StateCodec
+from commandbus_process.postgres._reading import check_numbers
 from tests.test_state import process_with
 
 

@@ -22,7 +22,7 @@ from commandbus_process import (
     ProcessMetadata,
     ProcessStatus,
 )
-from commandbus_process._transaction import ATTEMPTS
+from commandbus_process.postgres._transaction import ATTEMPTS
 from tests.conftest import DOMAIN, new_process
 from tests.databases import async_url
 

@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import ClauseElement, Insert, Select, Update, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from commandbus_process import PostgresProcessRepository, _statements, tables
+from commandbus_process import PostgresProcessRepository, tables
+from commandbus_process.postgres import _statements
 from tests.conftest import new_process
 from tests.databases import Server, as_role, async_url, fresh_database
 from tests.items import new_entry

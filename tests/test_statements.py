@@ -12,8 +12,9 @@ import pytest
 from sqlalchemy import ClauseElement
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from commandbus_process import ProcessStatus, _statements
-from commandbus_process._input import status_values
+from commandbus_process import ProcessStatus
+from commandbus_process._arguments import status_values
+from commandbus_process.postgres import _statements
 
 DIALECT = create_async_engine("postgresql+psycopg://").dialect
 FOLDER = Path(__file__).parent / "sql"

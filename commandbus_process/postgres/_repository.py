@@ -10,11 +10,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from typing_extensions import override
 
-from commandbus_process import _log, _statements
-from commandbus_process._advance import Step, is_part_written
-from commandbus_process._bulk import log_many, save_many
-from commandbus_process._conflicts import ROUNDS, logging_error, raise_first, reply_error, stamp_to_try
-from commandbus_process._input import (
+from commandbus_process import _log
+from commandbus_process._arguments import (
     LIMIT,
     NAME,
     STORED_NAME,
@@ -33,19 +30,7 @@ from commandbus_process._input import (
     status_values,
     unreadable_handler,
 )
-from commandbus_process._rows import (
-    Rows,
-    Written,
-    entries_of,
-    first_row,
-    forget_row,
-    read_written,
-    set_stored,
-    set_unlike_its_row,
-    stamps_of,
-)
-from commandbus_process._state import StateCodec
-from commandbus_process._transaction import check_can_lock, check_engine, is_in_autocommit, run
+from commandbus_process._states import StateCodec
 from commandbus_process.errors import (
     InvalidInputError,
     NothingWrittenError,
@@ -60,6 +45,22 @@ from commandbus_process.models import (
     StateT,
     StepReply,
 )
+from commandbus_process.postgres import _statements
+from commandbus_process.postgres._advance import Step, is_part_written
+from commandbus_process.postgres._bulk import log_many, save_many
+from commandbus_process.postgres._reading import (
+    Rows,
+    Written,
+    entries_of,
+    first_row,
+    forget_row,
+    read_written,
+    set_stored,
+    set_unlike_its_row,
+    stamps_of,
+)
+from commandbus_process.postgres._refusals import ROUNDS, logging_error, raise_first, reply_error, stamp_to_try
+from commandbus_process.postgres._transaction import check_can_lock, check_engine, is_in_autocommit, run
 from commandbus_process.repository import OnUnreadable, ProcessRepository
 
 # How get_by_id reads, by what `for_update` says.

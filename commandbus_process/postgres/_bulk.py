@@ -8,16 +8,16 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
-from commandbus_process import _statements
-from commandbus_process._batches import Batch, Prepared, check_iterable, in_batches
-from commandbus_process._conflicts import ROUNDS, logging_error, raise_all
-from commandbus_process._copy import copy_rows
-from commandbus_process._input import check_loggable, checked_fields, entry_values, found_by
+from commandbus_process._arguments import check_loggable, checked_fields, entry_values, found_by
 from commandbus_process._json import json_array, json_row
-from commandbus_process._rows import Row, Rows, forget_row, set_stored, written_from
-from commandbus_process._transaction import conflicts_told, unit
 from commandbus_process.errors import InvalidInputError, NothingWrittenError, ProcessAlreadyExistsError, ProcessError
 from commandbus_process.models import ProcessAuditEntry, ProcessMetadata, StateT
+from commandbus_process.postgres import _statements
+from commandbus_process.postgres._batches import Batch, Prepared, check_iterable, in_batches
+from commandbus_process.postgres._copy import copy_rows
+from commandbus_process.postgres._reading import Row, Rows, forget_row, set_stored, written_from
+from commandbus_process.postgres._refusals import ROUNDS, logging_error, raise_all
+from commandbus_process.postgres._transaction import conflicts_told, unit
 from commandbus_process.tables import process as process_table
 from commandbus_process.tables import process_audit
 

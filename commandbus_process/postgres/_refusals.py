@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from commandbus_process._rows import Row, entry_of
 from commandbus_process.errors import (
     ConcurrentUpdateError,
     InvalidInputError,
@@ -15,6 +14,7 @@ from commandbus_process.errors import (
     StepNotFoundError,
 )
 from commandbus_process.models import ProcessAuditEntry, StepReply
+from commandbus_process.postgres._reading import Row, entry_of
 
 ROUNDS = 10
 """How often a write is tried whose obstacle has gone by the time that it is looked for."""

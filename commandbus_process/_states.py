@@ -9,10 +9,13 @@ from uuid import UUID
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from typing_extensions import override
 
-from commandbus_process._difference import Difference, difference
 from commandbus_process._json import JSON_OBJECT, as_stored, check_finite, check_text, json_object_text
 from commandbus_process._reasons import declared_names, reason
-from commandbus_process._rows import (
+from commandbus_process._state_difference import Difference, difference
+from commandbus_process._state_types import Declared, writer
+from commandbus_process.errors import InvalidInputError, StoredDataError, StoredStateError
+from commandbus_process.models import JsonObject, ProcessFields, ProcessMetadata, StateT
+from commandbus_process.postgres._reading import (
     Row,
     Rows,
     check_numbers,
@@ -23,9 +26,6 @@ from commandbus_process._rows import (
     plain_times,
     unchecked_fields_of,
 )
-from commandbus_process._state_types import Declared, writer
-from commandbus_process.errors import InvalidInputError, StoredDataError, StoredStateError
-from commandbus_process.models import JsonObject, ProcessFields, ProcessMetadata, StateT
 
 # A model's validators and serialisers may raise anything. What they say, and Pydantic's messages, may quote a state. So
 # the errors here are raised `from None`: the original stays in `__context__`, which tracebacks do not print then.

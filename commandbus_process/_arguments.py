@@ -10,7 +10,6 @@ from typing_extensions import TypedDict
 
 from commandbus_process._json import json_array, json_object_text, json_row
 from commandbus_process._reasons import reason
-from commandbus_process._statements import JSON_COLUMNS, STATE_CHANGES
 from commandbus_process.errors import InvalidInputError, StoredDataError
 from commandbus_process.models import (
     EntryFields,
@@ -24,6 +23,7 @@ from commandbus_process.models import (
     StepReply,
     UtcDatetime,
 )
+from commandbus_process.postgres._statements import JSON_COLUMNS, STATE_CHANGES
 from commandbus_process.repository import OnUnreadable
 
 NAME: TypeAdapter[str] = TypeAdapter(Name)

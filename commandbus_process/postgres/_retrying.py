@@ -9,8 +9,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from commandbus_process import _log
-from commandbus_process._input import LIMIT, checked
-from commandbus_process._transaction import (
+from commandbus_process._arguments import LIMIT, checked
+from commandbus_process.errors import InvalidInputError, ProcessRepositoryError
+from commandbus_process.postgres._transaction import (
     RUN_AGAIN,
     check_engine,
     conflict_of,
@@ -19,7 +20,6 @@ from commandbus_process._transaction import (
     sqlstate_of,
     transaction,
 )
-from commandbus_process.errors import InvalidInputError, ProcessRepositoryError
 
 ResultT = TypeVar("ResultT")
 

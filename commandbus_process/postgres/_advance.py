@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Executable
 from sqlalchemy.exc import DBAPIError
 
-from commandbus_process import _statements
-from commandbus_process._conflicts import ROUNDS, logging_error, raise_first, reply_error, stamp_to_try
-from commandbus_process._input import entry_values
-from commandbus_process._rows import Written, first_row, read_written, stamps_of, written_from
-from commandbus_process._transaction import is_in_autocommit, savepoint_open, sqlstate_of
+from commandbus_process._arguments import entry_values
 from commandbus_process.errors import NothingWrittenError, ProcessError
 from commandbus_process.models import ProcessAuditEntry, ProcessMetadata, StepReply
+from commandbus_process.postgres import _statements
+from commandbus_process.postgres._reading import Written, first_row, read_written, stamps_of, written_from
+from commandbus_process.postgres._refusals import ROUNDS, logging_error, raise_first, reply_error, stamp_to_try
+from commandbus_process.postgres._transaction import is_in_autocommit, savepoint_open, sqlstate_of
 
 _SEVERAL = 2  # or more
 

@@ -9,10 +9,10 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from commandbus_process._input import within
+from commandbus_process._arguments import within
 from commandbus_process._json import json_array, json_row
-from commandbus_process._statements import JSON_COLUMNS
 from commandbus_process.errors import InvalidInputError
+from commandbus_process.postgres._statements import JSON_COLUMNS
 
 ItemT = TypeVar("ItemT")
 

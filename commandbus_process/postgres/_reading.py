@@ -19,7 +19,6 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from sqlalchemy import CursorResult
 
-from commandbus_process import _statements
 from commandbus_process._json import JSON_OBJECT
 from commandbus_process._reasons import reason
 from commandbus_process.errors import StoredDataError
@@ -32,6 +31,7 @@ from commandbus_process.models import (
     ReplyOutcome,
     RowStamps,
 )
+from commandbus_process.postgres import _statements
 
 Row: TypeAlias = dict[str, Any]
 ModelT = TypeVar("ModelT", bound=BaseModel)

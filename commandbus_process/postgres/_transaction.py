@@ -17,7 +17,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.util import greenlet_spawn
 
 from commandbus_process import _log
-from commandbus_process._storable import NOT_IN_ENCODING, PROGRAM_LIMIT_EXCEEDED, encodable_texts, limit_error
 from commandbus_process.errors import (
     ConcurrentUpdateError,
     DeadlockError,
@@ -26,6 +25,7 @@ from commandbus_process.errors import (
     ProcessRepositoryError,
     TransactionConflictError,
 )
+from commandbus_process.postgres._storable import NOT_IN_ENCODING, PROGRAM_LIMIT_EXCEEDED, encodable_texts, limit_error
 
 ResultT = TypeVar("ResultT")
 
