@@ -18,7 +18,7 @@ from commandbus_process import (
     ProcessMetadata,
     StepAlreadyLoggedError,
 )
-from commandbus_process import _batches as batches
+from commandbus_process.postgres import _batches as batches
 from tests.conftest import DOMAIN, new_process
 from tests.items import NOON, Step, bad_process, for_process, new_entries, new_entry, new_processes, numbers, step_names
 from tests.waiting import is_waiting_for_a_lock
