@@ -13,14 +13,14 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from commandbus_process import PostgresProcessRepository, ProcessStatus, ReplyOutcome
-from examples.demo import most_telling
-from examples.event_log import Case, EventLogError, read_event_log
-from examples.order_log import write_order_log
-from examples.replay import TASKS, import_in_bulk, remove, replay
-from examples.rules import final_status, outcome_of, process_id_of
-from examples.screen import human_duration, printable
-from examples.server import Server, ServerError, parse_url
-from examples.verify import compare
+from demo.__main__ import most_telling
+from demo.event_log import Case, EventLogError, read_event_log
+from demo.order_log import write_order_log
+from demo.replay import TASKS, import_in_bulk, remove, replay
+from demo.rules import final_status, outcome_of, process_id_of
+from demo.screen import human_duration, printable
+from demo.server import Server, ServerError, parse_url
+from demo.verify import compare
 from tests.support import ROOT
 
 RECEIPT = ROOT.parent / "shared" / "data" / "receipt.csv"
@@ -317,7 +317,7 @@ async def test_only_the_rows_of_the_domain_are_removed(demo_engine: AsyncEngine,
 # --- all of it
 
 
-DEMO = (sys.executable, "-m", "examples.demo")
+DEMO = (sys.executable, "-m", "demo")
 
 
 def demo_environment(database_url: str | None = None) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Read a replayed log back from the database and compare it with the file, step for step.
 
-The demo runs this as a second Python process: `python -m examples.verify --log PATH --domain NAME`, with the database
+The demo runs this as a second Python process: `python -m demo.verify --log PATH --domain NAME`, with the database
 in `DATABASE_URL`.
 """
 
@@ -30,11 +30,11 @@ from commandbus_process import (
     ProcessStatus,
     ReplyOutcome,
 )
-from examples.event_log import Case, EventLogError, read_event_log
-from examples.replay import TASKS
-from examples.rules import PROCESS_TYPE, command_id_of, final_status, outcome_of, process_id_of
-from examples.screen import new_console, plain_words, printable, step_progress
-from examples.server import ServerError, parse_url
+from demo.event_log import Case, EventLogError, read_event_log
+from demo.replay import TASKS
+from demo.rules import PROCESS_TYPE, command_id_of, final_status, outcome_of, process_id_of
+from demo.screen import new_console, plain_words, printable, step_progress
+from demo.server import ServerError, parse_url
 
 _SHOWN_DIFFERENCES = 5
 _LONGEST_READ = 60  # seconds for one case
@@ -181,7 +181,7 @@ def _value(value: object) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare, say so, and return the exit code: 0 where everything is as the log has it."""
-    parser = argparse.ArgumentParser(prog="python -m examples.verify", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m demo.verify", description=__doc__)
     parser.add_argument("--log", type=Path, required=True, help="the event log that was replayed")
     parser.add_argument("--domain", required=True, help="the domain that the demo named")
     options = parser.parse_args(arguments)

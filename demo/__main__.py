@@ -34,12 +34,12 @@ from commandbus_process import (
     ReplyOutcome,
 )
 from commandbus_process.migrations import alembic_config
-from examples.event_log import Case, EventLogError, read_event_log
-from examples.order_log import write_order_log
-from examples.replay import TASKS, import_in_bulk, remove, replay
-from examples.rules import outcome_of, process_id_of
-from examples.screen import new_console, numbers, plain_words, printable, step_progress, timeline
-from examples.server import Server, ServerError, finished_before_interrupt, running_server
+from demo.event_log import Case, EventLogError, read_event_log
+from demo.order_log import write_order_log
+from demo.replay import TASKS, import_in_bulk, remove, replay
+from demo.rules import outcome_of, process_id_of
+from demo.screen import new_console, numbers, plain_words, printable, step_progress, timeline
+from demo.server import Server, ServerError, finished_before_interrupt, running_server
 
 _REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 _LONGEST_TIMELINE = 15  # steps; more do not fit on a screen
@@ -48,7 +48,7 @@ _EXIT_FAILED, _EXIT_MALFORMED, _EXIT_INTERRUPTED = 1, 2, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo and return the exit code: 0, 1 (failed, or the data differ), 2 (malformed log), 130 (Ctrl-C)."""
-    parser = argparse.ArgumentParser(prog="python -m examples.demo", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     parser.add_argument("--log", type=Path, help="the event log (default: one of orders that is generated)")
     parser.add_argument("--keep", action="store_true", help="leave the demo's rows in the database of DATABASE_URL")
     options = parser.parse_args(arguments)
@@ -190,7 +190,7 @@ def _is_compensated(case: Case) -> bool:
 def _verify(server: Server, log: Path, domain: str) -> int:
     """Compare the database with the log in another Python process, which knows nothing of this one's memory."""
     sys.stdout.flush()
-    command = [sys.executable, "-m", "examples.verify", "--log", str(log.resolve()), "--domain", domain]
+    command = [sys.executable, "-m", "demo.verify", "--log", str(log.resolve()), "--domain", domain]
     # In the environment, because everybody on the computer can see command lines.
     environment = {**os.environ, "DATABASE_URL": server.url.render_as_string(hide_password=False)}
     limit = 120 + log.stat().st_size / 10_000  # seconds; far more than it takes

@@ -19,8 +19,8 @@ from commandbus_process import (
     ReplyOutcome,
     tables,
 )
-from examples.event_log import Case, Event
-from examples.rules import PROCESS_TYPE, command_id_of, final_status, outcome_of, process_id_of
+from demo.event_log import Case, Event
+from demo.rules import PROCESS_TYPE, command_id_of, final_status, outcome_of, process_id_of
 
 if TYPE_CHECKING:
     from uuid import UUID
