@@ -8,7 +8,7 @@ BENCH_INSTALLED := $(VENV)/.bench-installed
 .PHONY: demo test lint typecheck check bench bench-check chaos sql format clean
 
 demo: $(INSTALLED)  ## replay an event log through the repository; LOG=path.csv names one, DATABASE_URL a server
-	$(BIN)/python -m examples.demo $(if $(LOG),--log '$(LOG)')
+	$(BIN)/python -m demo $(if $(LOG),--log '$(LOG)')
 
 test: $(INSTALLED)  ## the whole suite on an embedded PostgreSQL, or on TEST_DATABASE_URL; ARGS are pytest's
 	$(BIN)/python -m pytest $(ARGS)
@@ -18,7 +18,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 
 typecheck: $(BENCH_INSTALLED)
-	$(BIN)/mypy commandbus_process examples tests benchmarks alembic/env.py alembic/versions/*.py
+	$(BIN)/mypy commandbus_process demo tests benchmarks alembic/env.py alembic/versions/*.py
 	$(BIN)/basedpyright
 
 check: lint typecheck test bench-check
@@ -34,7 +34,7 @@ chaos: $(INSTALLED)  ## kill the server under load for SECONDS, at least 20 time
 	$(BIN)/python -m tests.faults.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 sql: $(INSTALLED)  ## write tests/sql anew: what the library sends, for a reader
-	WRITE_SQL=1 $(BIN)/python -m pytest -q tests/test_statements.py
+	WRITE_SQL=1 $(BIN)/python -m pytest -q tests/unit/test_statements.py
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

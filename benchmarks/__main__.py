@@ -33,7 +33,7 @@ from benchmarks.ours import ours
 from benchmarks.raw import raw
 from benchmarks.reference import reference
 from benchmarks.report import machine, show, versions, write_figures
-from examples.server import Server, ServerError, running_server
+from demo.server import Server, ServerError, running_server
 
 _TABLE_WIDTH = 130  # where there is no terminal
 _ROUND_TRIPS = 50

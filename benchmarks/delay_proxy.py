@@ -15,7 +15,7 @@ from select import select
 
 from sqlalchemy import URL
 
-from examples.server import ServerError
+from demo.server import ServerError
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PIECE = 1 << 16  # bytes

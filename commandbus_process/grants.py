@@ -17,7 +17,7 @@ import sys
 
 from psycopg import sql
 
-from commandbus_process import _statements
+from commandbus_process.postgres import _statements
 from commandbus_process.tables import VERSION_TABLE, metadata, process, process_audit
 
 

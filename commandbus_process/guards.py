@@ -30,7 +30,7 @@ Install them again after each upgrade of the schema, so that they know its new c
 import sys
 from collections.abc import Iterable
 
-from commandbus_process import _statements
+from commandbus_process.postgres import _statements
 from commandbus_process.tables import process, process_audit
 
 _REMOVAL = [

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from commandbus_process import JsonObject, PostgresProcessRepository, ProcessMetadata
-from tests.databases import VERSIONS, Server, as_role, async_url, fresh_database, prepared_server
+from tests.support.databases import VERSIONS, Server, as_role, async_url, fresh_database, prepared_server
 
 DOMAIN = "orders"
 

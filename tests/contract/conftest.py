@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.databases import VERSIONS, Server, execute, fresh_database
+from tests.support.databases import VERSIONS, Server, execute, fresh_database
 
 
 @pytest.fixture(params=VERSIONS, ids=lambda version: f"PostgreSQL {version}")

@@ -33,9 +33,9 @@ from commandbus_process import (
     StepReply,
 )
 from tests.conftest import DOMAIN, new_process
-from tests.contract.retrying import assert_can_be_run_again
-from tests.databases import async_url, execute
-from tests.waiting import is_waiting_for_a_lock
+from tests.support.databases import async_url, execute
+from tests.support.retrying import assert_can_be_run_again
+from tests.support.waiting import is_waiting_for_a_lock
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LATER = timedelta(days=1)

@@ -38,9 +38,9 @@ from commandbus_process import (
 from commandbus_process.tables import process as process_table
 from commandbus_process.tables import process_audit
 from tests.conftest import DOMAIN, new_process
-from tests.databases import execute, write_unchecked
 from tests.faults.test_cancellation import Cancelled, waiting_sessions
-from tests.items import (
+from tests.support.databases import execute, write_unchecked
+from tests.support.items import (
     BATCH,
     NOON,
     Statements,
@@ -57,7 +57,7 @@ from tests.items import (
     numbers,
     step_names,
 )
-from tests.waiting import is_waiting_for_a_lock
+from tests.support.waiting import is_waiting_for_a_lock
 
 Repository = PostgresProcessRepository
 Connection = AsyncConnection | None

@@ -19,10 +19,10 @@ from types import FrameType
 
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from tests.databases import async_url
 from tests.faults.ledger import Outcome, Verdict, verify
 from tests.faults.load import ON_A_CONNECTION, Load
 from tests.faults.servers import KillableServer, killable_server
+from tests.support.databases import async_url
 
 _WORKERS = 8
 

@@ -21,7 +21,7 @@ from sqlalchemy.engine import URL
 
 from commandbus_process.grants import grant_statements
 from commandbus_process.migrations import alembic_config
-from tests.databases import NEWEST, as_role, execute
+from tests.support.databases import NEWEST, as_role, execute
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # importing it complains that XDG_RUNTIME_DIR is not set

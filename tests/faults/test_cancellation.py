@@ -13,10 +13,10 @@ from sqlalchemy.pool import QueuePool
 
 from commandbus_process import JsonObject, PostgresProcessRepository, ProcessMetadata, ProcessRepositoryError
 from tests.conftest import DOMAIN
-from tests.databases import async_url
 from tests.faults.ledger import Kind, Outcome, Verdict, verify
 from tests.faults.load import Load
-from tests.waiting import is_waiting_for_a_lock
+from tests.support.databases import async_url
+from tests.support.waiting import is_waiting_for_a_lock
 
 TASKS = 1_000
 ROUNDS = 5

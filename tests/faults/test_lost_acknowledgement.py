@@ -24,9 +24,9 @@ from commandbus_process import (
     ReplyOutcome,
 )
 from tests.conftest import DOMAIN, new_process
-from tests.databases import async_url
 from tests.faults.proxy import Proxy, proxy_before
 from tests.faults.servers import KillableServer
+from tests.support.databases import async_url
 
 SENT = ProcessAuditEntry(step_name="reserve", command_id=uuid4(), command_type="Reserve", command_data={"items": 1})
 REPLIED = SENT.model_copy(

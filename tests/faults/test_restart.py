@@ -9,8 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from commandbus_process import JsonObject, PostgresProcessRepository
 from tests.conftest import DOMAIN, new_process
-from tests.databases import async_url
 from tests.faults.servers import KillableServer
+from tests.support.databases import async_url
 
 RESTARTS: dict[str, Callable[[KillableServer], None]] = {
     "shut down": KillableServer.stop,  # tells the sessions so
