@@ -31,26 +31,23 @@ LIMIT: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=1, le=2**31 - 1)])
 CheckedT = TypeVar("CheckedT")
 
 
-def _adapter(model: type[BaseModel], names: Collection[str]) -> TypeAdapter[dict[str, Any]]:
-    """Return what checks the named fields of a model, and gives them as a dictionary."""
+def _adapter(model: type[BaseModel], names: Iterable[str]) -> TypeAdapter[dict[str, Any]]:
+    """Return what checks the named fields of a model, and gives them as a dictionary.
+
+    JSON is left out: it is turned into text, and checked by that.
+    """
     hints = get_type_hints(model, include_extras=True)
     make: Any = TypedDict  # type checkers want one that is written down
-    typed_dict: Any = make(model.__name__, {name: hints[name] for name in names})
+    typed_dict: Any = make(model.__name__, {name: hints[name] for name in names if name not in JSON})
     typed_dict.__pydantic_config__ = ConfigDict(hide_input_in_errors=True)
     return TypeAdapter(typed_dict)
 
 
-def _plain(names: Iterable[str]) -> tuple[str, ...]:
-    """Leave out what is turned into JSON text, and checked by that."""
-    return tuple(name for name in names if name not in JSON)
-
-
-_SAVED, _UPDATED, _ENTRY = _plain(SAVED), _plain(UPDATED), _plain(ENTRY)
-_NEW_PROCESS = _adapter(ProcessMetadata, (*_SAVED, "version"))
+_NEW_PROCESS = _adapter(ProcessMetadata, (*SAVED, "version"))
 # The type is not checked here: other software may have written an empty one.
-_CHANGED_PROCESS = _adapter(ProcessMetadata, (*_UPDATED, "version"))
-STORED_PROCESS = _adapter(ProcessMetadata, [name for name in ProcessMetadata.model_fields if name != "state"])
-_LOGGED_ENTRY = _adapter(ProcessAuditEntry, _ENTRY)
+_CHANGED_PROCESS = _adapter(ProcessMetadata, (*UPDATED, "version"))
+STORED_PROCESS = _adapter(ProcessMetadata, ProcessMetadata.model_fields)
+_LOGGED_ENTRY = _adapter(ProcessAuditEntry, ENTRY)
 _REPLY = _adapter(StepReply, ("command_id", "outcome", "received_at"))
 _FILTER = {
     name: TypeAdapter[Any](hint)
@@ -105,22 +102,29 @@ def check_loggable(entry: ProcessAuditEntry) -> None:
 def _columns(
     argument: str, model: BaseModel, adapter: TypeAdapter[dict[str, Any]], names: Iterable[str]
 ) -> dict[str, Any]:
-    """Return columns of a model, checked once more: `model_copy` and `model_construct` do not check them."""
+    """Return columns of a model, JSON as text, without the state, whose type the repository knows.
+
+    They are checked once more: `model_copy` and `model_construct` do not check them.
+    """
     values = vars(model)
     try:
-        return adapter.validate_python({name: values[name] for name in names if name in values})
+        columns = adapter.validate_python({name: values[name] for name in names if name in values and name not in JSON})
     except ValidationError as error:
         raise InvalidInputError(argument, explain(error)) from None
+    for name in names:
+        if name in JSON and name != "state":
+            columns[name] = _optional_json(values.get(name), f"{argument}.{name}")
+    return columns
 
 
 def new_process_columns(process: ProcessMetadata[Any]) -> dict[str, Any]:
     """Return the columns of a new process, without the state."""
-    return _process_columns(process, _NEW_PROCESS, _SAVED)
+    return _process_columns(process, _NEW_PROCESS, SAVED)
 
 
 def changed_columns(process: ProcessMetadata[Any]) -> dict[str, Any]:
     """Return the columns that an update writes, without the state."""
-    return _process_columns(process, _CHANGED_PROCESS, _UPDATED)
+    return _process_columns(process, _CHANGED_PROCESS, UPDATED)
 
 
 def _process_columns(
@@ -132,11 +136,8 @@ def _process_columns(
 
 
 def entry_columns(entry: ProcessAuditEntry) -> dict[str, Any]:
-    """Return the columns of an entry, data as JSON text. A reply without a time was received now."""
-    columns = _columns("entry", entry, _LOGGED_ENTRY, _ENTRY)
-    for name in ENTRY:
-        if name in JSON:
-            columns[name] = _optional_json(getattr(entry, name), f"entry.{name}")
+    """Return the columns of an entry. A reply without a time was received now."""
+    columns = _columns("entry", entry, _LOGGED_ENTRY, ENTRY)
     if entry.reply_outcome is not None and columns["received_at"] is None:
         columns["received_at"] = datetime.now(UTC)
     return columns

@@ -174,6 +174,17 @@ def _plain(row: Row, as_time: Callable[[str], datetime]) -> Row:
     return plain
 
 
+def _checked_json(stored: Any) -> JsonObject | None:  # noqa: ANN401 - what a damaged row has
+    """Return the object that a column of JSON has: as text, or in a JSON array.
+
+    Raises:
+        ValidationError: It is none.
+    """
+    if stored is None:
+        return None
+    return JSON_OBJECT.validate_json(stored) if isinstance(stored, str) else JSON_OBJECT.validate_python(stored)
+
+
 class ProcessReader(Generic[StateT]):
     """Reads processes whose states have the types that a repository was given."""
 
@@ -245,13 +256,11 @@ class ProcessReader(Generic[StateT]):
         try:
             # Without the state, which its own validators would see twice.
             fields = {name: value for name, value in row.items() if name not in {"state", "stamp"}}
-            for name in JSON & fields.keys():
-                if isinstance(fields[name], str):
-                    fields[name] = JSON_OBJECT.validate_json(fields[name])
+            data = {name: _checked_json(fields.pop(name)) for name in JSON & fields.keys()}
             checked = STORED_PROCESS.validate_python(fields)
         except ValidationError as error:
             raise StoredDataError(domain, process_id, explain(error)) from None
-        return _make_process({**checked, "state": state}, state_type.metadata_type, row["stamp"])
+        return _make_process({**checked, **data, "state": state}, state_type.metadata_type, row["stamp"])
 
 
 def read_entries(domain: str, process_id: UUID, rows: Rows) -> list[ProcessAuditEntry]:
@@ -275,8 +284,7 @@ def read_entry(domain: str, process_id: UUID, row: Row) -> ProcessAuditEntry:
     values = _plain({name: row[name] for name in ENTRY}, _quoted_time)
     try:
         for name in JSON & values.keys():
-            if values[name] is not None:
-                values[name] = JSON_OBJECT.validate_json(values[name])
+            values[name] = _checked_json(values[name])
         return ProcessAuditEntry.model_validate(values)
     except ValidationError as error:
         # The original, which stays in __context__, quotes values; tracebacks do not print it then.
