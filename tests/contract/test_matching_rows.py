@@ -20,7 +20,7 @@ from commandbus_process import (
     ReplyOutcome,
     StepReply,
 )
-from tests.conftest import DOMAIN, new_process
+from tests.support.items import DOMAIN, new_process
 
 Repository = PostgresProcessRepository[JsonObject]
 Write = Callable[[Repository, ProcessMetadata, AsyncConnection | None], Awaitable[object]]

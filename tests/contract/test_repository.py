@@ -26,8 +26,8 @@ from commandbus_process import (
 )
 from commandbus_process.tables import process as process_table
 from commandbus_process.tables import process_audit
-from tests.conftest import DOMAIN, new_process
 from tests.support.databases import write_unchecked
+from tests.support.items import DOMAIN, new_process
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 Repository = PostgresProcessRepository

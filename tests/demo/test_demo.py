@@ -265,6 +265,7 @@ async def test_an_untouched_replay_is_as_the_log_has_it(demo_engine: AsyncEngine
     assert (result.same_cases, result.cases, result.same_steps, result.steps) == (2, 2, 5, 5)
 
 
+@pytest.mark.own_database
 @pytest.mark.parametrize(
     ("change", "difference", "same"),
     [
@@ -338,6 +339,7 @@ def run_demo(*arguments: str, database_url: str | None = None) -> subprocess.Com
     )
 
 
+@pytest.mark.database
 def test_the_demo_on_an_embedded_server(tmp_path: Path) -> None:
     done = run_demo("--log", str(written(tmp_path, ORDERS)))
     assert (done.returncode, done.stderr) == (0, "")
@@ -361,6 +363,7 @@ async def stored_processes(engine: AsyncEngine) -> int:
         return int((await conn.execute(text("SELECT count(*) FROM commandbus.process"))).scalar_one())
 
 
+@pytest.mark.own_database
 async def test_a_failure_half_way_leaves_nothing(tmp_path: Path, database_url: str, demo_engine: AsyncEngine) -> None:
     async with demo_engine.begin() as conn:
         await conn.execute(

@@ -21,7 +21,7 @@ from sqlalchemy.engine import URL
 
 from commandbus_process.grants import grant_statements
 from commandbus_process.migrations import alembic_config
-from tests.support.databases import NEWEST, as_role, execute
+from tests.support.databases import NEWEST, as_role, execute, one_at_a_time
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # importing it complains that XDG_RUNTIME_DIR is not set
@@ -54,7 +54,8 @@ class KillableServer:
     """
 
     def __init__(self, folder: Path, version: int = NEWEST) -> None:
-        self._embedded = get_server(folder / "data", cleanup_mode=None, start=False, postgres_version=version)
+        with one_at_a_time():
+            self._embedded = get_server(folder / "data", cleanup_mode=None, start=False, postgres_version=version)
         self._embedded.ensure_pgdata_inited()
         self._data = self._embedded.pgdata
         self._log = folder / "log"

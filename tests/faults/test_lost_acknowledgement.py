@@ -23,10 +23,10 @@ from commandbus_process import (
     ProcessStatus,
     ReplyOutcome,
 )
-from tests.conftest import DOMAIN, new_process
 from tests.faults.proxy import Proxy, proxy_before
 from tests.faults.servers import KillableServer
 from tests.support.databases import async_url
+from tests.support.items import DOMAIN, new_process
 
 SENT = ProcessAuditEntry(step_name="reserve", command_id=uuid4(), command_type="Reserve", command_data={"items": 1})
 REPLIED = SENT.model_copy(

@@ -8,9 +8,9 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from commandbus_process import JsonObject, PostgresProcessRepository
-from tests.conftest import DOMAIN, new_process
 from tests.faults.servers import KillableServer
 from tests.support.databases import async_url
+from tests.support.items import DOMAIN, new_process
 
 RESTARTS: dict[str, Callable[[KillableServer], None]] = {
     "shut down": KillableServer.stop,  # tells the sessions so

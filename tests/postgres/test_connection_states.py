@@ -19,7 +19,7 @@ from commandbus_process import (
     ProcessStatus,
     ReplyOutcome,
 )
-from tests.conftest import DOMAIN, new_process
+from tests.support.items import DOMAIN, new_process
 
 Repository = PostgresProcessRepository[JsonObject]
 

@@ -20,9 +20,8 @@ from commandbus_process import (
     ReplyOutcome,
     run_in_transaction,
 )
-from tests.conftest import new_process
 from tests.support.databases import Server, as_role, async_url, execute
-from tests.support.items import for_process
+from tests.support.items import for_process, new_process
 from tests.support.wire import wire_before
 
 Repository = PostgresProcessRepository[JsonObject]

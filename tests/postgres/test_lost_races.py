@@ -23,8 +23,8 @@ from commandbus_process import (
     ProcessStatus,
 )
 from commandbus_process._transaction import ATTEMPTS
-from tests.conftest import DOMAIN, new_process
 from tests.support.databases import async_url
+from tests.support.items import DOMAIN, new_process
 
 Repository = PostgresProcessRepository[JsonObject]
 
@@ -59,6 +59,7 @@ async def hot_step(repository: Repository, process: ProcessMetadata) -> None:
             return
 
 
+@pytest.mark.own_database
 @pytest.mark.parametrize(("operation", "times"), [(hot_update, 40), (hot_step, 5)])
 async def test_twenty_connections_on_one_hot_process(
     crowd: AsyncEngine,

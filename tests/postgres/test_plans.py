@@ -11,10 +11,8 @@ from sqlalchemy import ClauseElement, Insert, Select, Update, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from commandbus_process import PostgresProcessRepository, _statements, tables
-from tests.conftest import new_process
-from tests.support.databases import Server, as_role, async_url, fresh_database
-from tests.support.items import new_entry
-from tests.unit.test_statements import DIALECT
+from tests.support.databases import DIALECT, Server, as_role, async_url, fresh_database
+from tests.support.items import new_entry, new_process
 
 PROCESSES = 32_000
 

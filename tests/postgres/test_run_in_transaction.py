@@ -24,8 +24,8 @@ from commandbus_process import (
     TransactionConflictError,
     run_in_transaction,
 )
-from tests.conftest import DOMAIN, new_process
 from tests.support.databases import async_url, execute
+from tests.support.items import DOMAIN, new_process
 
 Repository = PostgresProcessRepository[JsonObject]
 

@@ -13,6 +13,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from sqlalchemy.engine import URL, make_url
@@ -53,6 +54,14 @@ def version() -> tuple[int, ...]:
     found = re.search(r"PgBouncer (\d+)\.(\d+)", told)
     assert found is not None, told
     return tuple(int(part) for part in found.groups())
+
+
+# What the README tells: psycopg prepares no statements of its own accord, which another connection would not know.
+UNPREPARED: dict[str, Any] = {"prepare_threshold": None}
+
+# PgBouncer's own remedy, and its absence. Versions before 1.21 have no such setting; psycopg needs what 1.22 has.
+NOT_PREPARING = ["max_prepared_statements = 0"] if version() >= (1, 21) else []
+PREPARING = ["max_prepared_statements = 100"]
 
 
 @contextmanager

@@ -13,3 +13,9 @@ async def is_waiting_for_a_lock(administrator: AsyncEngine, sessions: int = 1) -
     async with asyncio.timeout(30), administrator.connect() as connection:
         while (await connection.execute(_WAITING)).scalar_one() < sessions:
             await connection.rollback()  # within a transaction, the view stays the same
+
+
+async def waiting_sessions(administrator: AsyncEngine) -> int:
+    """The number of sessions of this database that wait for a lock."""
+    async with administrator.connect() as connection:
+        return int((await connection.execute(_WAITING)).scalar_one())

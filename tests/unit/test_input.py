@@ -19,7 +19,9 @@ from commandbus_process import (
     ReplyOutcome,
     StepReply,
 )
-from tests.conftest import DOMAIN, new_process
+from tests.support.items import DOMAIN, new_process
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 NAIVE = datetime(2026, 3, 1, 12)  # noqa: DTZ001 - what is refused
 Repository = PostgresProcessRepository
@@ -57,7 +59,7 @@ BAD_FIELDS = [
     ("state", None),
     ("state", [1]),
     ("state", "text"),
-    ("state", {"when": datetime.now(UTC)}),
+    ("state", {"when": NOON}),
     ("state", {"total": float("nan")}),
     ("state", {1: "key"}),
     ("misspelt", 1),
@@ -277,7 +279,7 @@ async def test_a_reply_without_outcome(unreachable: Repository) -> None:
     [
         ({"command_type": ""}, "command_type"),
         ({"reply_data": {"a": 1}}, "reply_outcome"),
-        ({"received_at": datetime.now(UTC)}, "reply_outcome"),
+        ({"received_at": NOON}, "reply_outcome"),
     ],
     ids=str,
 )

@@ -11,7 +11,7 @@ from commandbus_process import InvalidInputError
 from commandbus_process._json import as_stored, json_object_text
 from commandbus_process._rows import check_numbers
 from commandbus_process._state import StateCodec
-from tests.postgres.states.test_state import process_with
+from tests.support.states import process_with
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -9,13 +9,12 @@ from collections.abc import Collection, Iterator
 
 import pytest
 from sqlalchemy import ClauseElement
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from commandbus_process import ProcessStatus, _statements
 from commandbus_process._input import status_values
 from tests.support import ROOT
+from tests.support.databases import DIALECT
 
-DIALECT = create_async_engine("postgresql+psycopg://").dialect
 FOLDER = ROOT / "tests/sql"
 ONE, TWO = ("WAITING",), ("FAILED", "WAITING")
 

@@ -16,8 +16,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from commandbus_process import InvalidInputError, PostgresProcessRepository, ProcessMetadata, ProcessStatus
 from commandbus_process._transaction import check_not_in_use, savepoint_open
-from tests.conftest import DOMAIN, new_process
-from tests.support.items import bad_process, for_process, new_entries, new_entry, new_processes, numbers
+from tests.support.items import (
+    DOMAIN,
+    bad_process,
+    for_process,
+    new_entries,
+    new_entry,
+    new_process,
+    new_processes,
+    numbers,
+)
 
 Repository = PostgresProcessRepository[Any]
 

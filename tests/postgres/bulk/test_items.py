@@ -22,9 +22,24 @@ from commandbus_process import (
     ReplyOutcome,
 )
 from commandbus_process.tables import process as process_table
-from tests.conftest import DOMAIN, new_process
-from tests.contract.test_bulk import NOT_A_NUMBER, stored
-from tests.postgres.states.test_state import (
+from tests.support.bulk_failures import NOT_A_NUMBER, stored
+from tests.support.databases import execute
+from tests.support.items import (
+    BATCH,
+    DOMAIN,
+    LONGEST_TEXT,
+    NOON,
+    Statements,
+    Step,
+    bad_entry,
+    bad_process,
+    for_process,
+    new_entry,
+    new_process,
+    new_processes,
+    numbers,
+)
+from tests.support.states import (
     EXPRESS,
     ORDER,
     REFUND,
@@ -34,20 +49,6 @@ from tests.postgres.states.test_state import (
     RefundState,
     Shipment,
     process_with,
-)
-from tests.support.databases import execute
-from tests.support.items import (
-    BATCH,
-    LONGEST_TEXT,
-    NOON,
-    Statements,
-    Step,
-    bad_entry,
-    bad_process,
-    for_process,
-    new_entry,
-    new_processes,
-    numbers,
 )
 
 Repository = PostgresProcessRepository[JsonObject]

@@ -19,14 +19,15 @@ from commandbus_process import (
     StepAlreadyLoggedError,
 )
 from commandbus_process import _batches as batches
-from tests.conftest import DOMAIN, new_process
 from tests.support.items import (
+    DOMAIN,
     NOON,
     Step,
     bad_process,
     for_process,
     new_entries,
     new_entry,
+    new_process,
     new_processes,
     numbers,
     step_names,
@@ -66,6 +67,7 @@ async def until_both_wait(holder: AsyncConnection, administrator: AsyncEngine) -
     return 0
 
 
+@pytest.mark.own_database
 async def test_processes_in_opposite_order_do_not_deadlock(
     repository: Repository, engine: AsyncEngine, administrator: AsyncEngine
 ) -> None:
@@ -80,6 +82,7 @@ async def test_processes_in_opposite_order_do_not_deadlock(
     assert await deadlocks(engine, administrator) == 0
 
 
+@pytest.mark.own_database
 @pytest.mark.parametrize("way", ["by COPY", "by INSERT"])
 async def test_steps_in_opposite_order_do_not_deadlock(
     repository: Repository, engine: AsyncEngine, administrator: AsyncEngine, way: str
@@ -101,6 +104,7 @@ async def test_steps_in_opposite_order_do_not_deadlock(
     assert await deadlocks(engine, administrator) == 0
 
 
+@pytest.mark.own_database
 async def test_processes_by_insert_in_opposite_order_do_not_deadlock(
     repository: Repository, engine: AsyncEngine, administrator: AsyncEngine
 ) -> None:

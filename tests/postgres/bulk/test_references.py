@@ -22,9 +22,17 @@ from commandbus_process import (
     ProcessNotFoundError,
     StepAlreadyLoggedError,
 )
-from tests.conftest import DOMAIN, new_process
-from tests.contract.test_bulk import CallersError
-from tests.support.items import BATCH, bad_entry, bad_process, for_process, new_entry, new_processes
+from tests.support.bulk_failures import CallersError
+from tests.support.items import (
+    BATCH,
+    DOMAIN,
+    bad_entry,
+    bad_process,
+    for_process,
+    new_entry,
+    new_process,
+    new_processes,
+)
 from tests.support.waiting import is_waiting_for_a_lock
 
 Repository = PostgresProcessRepository[Any]

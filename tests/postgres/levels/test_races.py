@@ -25,8 +25,8 @@ from commandbus_process import (
     StepAlreadyLoggedError,
     tables,
 )
-from tests.conftest import DOMAIN, new_process
 from tests.support.databases import execute
+from tests.support.items import DOMAIN, new_process
 from tests.support.waiting import is_waiting_for_a_lock
 
 Repository = PostgresProcessRepository

@@ -15,11 +15,25 @@ from sqlalchemy.schema import CreateSchema
 from commandbus_process import JsonObject, PostgresProcessRepository, ProcessStatus, ReplyOutcome
 from commandbus_process.migrations import alembic_config
 from commandbus_process.tables import metadata
-from tests.postgres.schema.test_migrations import COMMAND, FIRST, SECOND, alembic, described, rows, seed
-from tests.postgres.schema.test_migrations_at_once import locked, upgrades, wait_until, waiting
-from tests.postgres.schema.test_rights import STEP, adopted, attempt, revision_of
 from tests.support import ROOT
-from tests.support.databases import Server, as_role, async_url, execute, fresh_database
+from tests.support.databases import Server, async_url, execute, fresh_database
+from tests.support.schema import (
+    COMMAND,
+    FIRST,
+    SECOND,
+    STEP,
+    adopted,
+    alembic,
+    attempt,
+    described,
+    locked,
+    revision_of,
+    rows,
+    seed,
+    upgrades,
+    wait_until,
+    waiting,
+)
 
 REVISION = (ROOT / "alembic/versions/0004_compensations_and_checks.py").read_text()
 PROCESS = "commandbus.process (domain, process_id, process_type"
@@ -40,18 +54,6 @@ def shared_url(newest_server: Server) -> Iterator[str]:
             """,
         )
         yield url
-
-
-@pytest.fixture(scope="module")
-def application(shared_url: str, newest_server: Server) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(as_role(shared_url, newest_server.application)) as connection:
-        yield connection
-
-
-@pytest.fixture(scope="module")
-def owner(shared_url: str) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(shared_url) as connection:
-        yield connection
 
 
 def new_step(columns: str, values: str) -> str:

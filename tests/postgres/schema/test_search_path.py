@@ -11,8 +11,8 @@ from sqlalchemy import create_engine
 
 from commandbus_process.guards import guard_statements
 from commandbus_process.migrations import alembic_config
-from tests.postgres.schema.test_migrations import SECOND, alembic, seed, succeeds
 from tests.support.databases import Server, as_role, async_url, execute, fresh_database
+from tests.support.schema import SECOND, alembic, seed, succeeds
 
 
 class Hostile(NamedTuple):

@@ -32,9 +32,9 @@ from typing_extensions import TypedDict
 from commandbus_process import InvalidInputError, PostgresProcessRepository, ProcessAuditEntry, ReplyOutcome
 from commandbus_process._json import json_object_text
 from commandbus_process._state import StateCodec
-from tests.conftest import DOMAIN, new_process
-from tests.postgres.states.test_state import process_with
 from tests.support.databases import async_url
+from tests.support.items import DOMAIN, new_process
+from tests.support.states import process_with
 
 BERLIN = ZoneInfo("Europe/Berlin")
 

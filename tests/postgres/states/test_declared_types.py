@@ -16,8 +16,8 @@ from typing_extensions import TypeAliasType, TypedDict
 from commandbus_process import InvalidInputError, JsonObject, PostgresProcessRepository, StoredStateError
 from commandbus_process._state import StateCodec
 from commandbus_process.tables import process as process_table
-from tests.conftest import DOMAIN
-from tests.postgres.states.test_state import process_with
+from tests.support.items import DOMAIN
+from tests.support.states import process_with
 
 
 class Order(BaseModel):

@@ -23,8 +23,8 @@ from commandbus_process import (
 )
 from commandbus_process._transaction import conflicts_told
 from commandbus_process.migrations import alembic_config
-from tests.conftest import DOMAIN, new_process
 from tests.support.databases import Server, async_url, execute
+from tests.support.items import DOMAIN, new_process
 
 Repository = PostgresProcessRepository[JsonObject]
 

@@ -13,8 +13,8 @@ from pydantic import BaseModel, Field
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from commandbus_process import JsonObject, PostgresProcessRepository, ProcessMetadata
-from tests.conftest import DOMAIN, new_process
-from tests.postgres.states.test_state import ORDER, REFUND, Booking, OrderState, RefundState, Shipment, process_with
+from tests.support.items import DOMAIN, new_process
+from tests.support.states import ORDER, REFUND, Booking, OrderState, RefundState, Shipment, process_with
 
 StateT = TypeVar("StateT")
 
