@@ -237,13 +237,14 @@ async def test_the_public_time_is_no_witness(repository: Repository) -> None:
         await repository.update(other)
 
 
-async def test_another_process_type_is_refused(repository: Repository) -> None:
+async def test_another_process_type_is_refused(repository: Repository, subtests: pytest.Subtests) -> None:
     mine, _ = await two_readers(repository)
     mine.process_type = "refund"
     for write in WRITES:
-        with pytest.raises(InvalidInputError) as caught:
-            await write(repository, mine, None)
-        assert caught.value.field == "process_type"
+        with subtests.test(write.__name__):
+            with pytest.raises(InvalidInputError) as caught:
+                await write(repository, mine, None)
+            assert caught.value.field == "process_type"
 
 
 async def test_a_process_is_saved_with_its_first_commands(repository: Repository, conn: AsyncConnection | None) -> None:

@@ -104,6 +104,7 @@ ADVANCES_WITH_SEVERAL: dict[str, Operation] = {
         given.process, conn, reply=reply_to(given.asked), sent=[command(), command()]
     ),
 }
+ALL = OPERATIONS | ADVANCES | ADVANCES_WITH_SEVERAL
 
 
 @dataclass

@@ -104,21 +104,22 @@ def at_every_place(entry: ProcessAuditEntry) -> list[list[ProcessAuditEntry]]:
     ids=lambda each: each.__name__,
 )
 async def test_a_step_that_is_refused_leaves_everything_as_it_was(
-    waiting: Waiting, refused_for: Callable[[Waiting], list[Refused]]
+    waiting: Waiting, refused_for: Callable[[Waiting], list[Refused]], subtests: pytest.Subtests
 ) -> None:
     failed_statements: list[object] = []
     event.listen(waiting.engine.sync_engine, "handle_error", failed_statements.append)
     for refused in refused_for(waiting):
-        before, given = await waiting.everything(), refused.process.model_copy(deep=True)
-        with pytest.raises(refused.error) as caught:
-            await waiting.repository.advance(refused.process, waiting.conn, reply=refused.reply, sent=refused.sent)
-        assert type(caught.value) is refused.error
-        assert {name: getattr(caught.value, name) for name in refused.facts} == refused.facts
-        assert refused.process == given
-        assert await waiting.everything() == before
-        if waiting.conn is not None:
-            assert waiting.conn.in_transaction()
-            await waiting.repository.save(new_process(), waiting.conn)
+        with subtests.test(f"{refused.error.__name__} {refused.facts}, sent: {len(refused.sent)}"):
+            before, given = await waiting.everything(), refused.process.model_copy(deep=True)
+            with pytest.raises(refused.error) as caught:
+                await waiting.repository.advance(refused.process, waiting.conn, reply=refused.reply, sent=refused.sent)
+            assert type(caught.value) is refused.error
+            assert {name: getattr(caught.value, name) for name in refused.facts} == refused.facts
+            assert refused.process == given
+            assert await waiting.everything() == before
+            if waiting.conn is not None:
+                assert waiting.conn.in_transaction()
+                await waiting.repository.save(new_process(), waiting.conn)
     assert failed_statements == []
 
 
@@ -181,18 +182,19 @@ async def test_a_step_that_only_another_process_has(waiting: Waiting) -> None:
             assert await waiting.everything() == before
 
 
-async def test_a_process_of_another_type_than_it_has_in_its_row(waiting: Waiting) -> None:
+async def test_a_process_of_another_type_than_it_has_in_its_row(waiting: Waiting, subtests: pytest.Subtests) -> None:
     by_type: dict[str, Any] = {"order": dict, "refund": dict}
     repository = PostgresProcessRepository[JsonObject](waiting.engine, state_type=by_type)
     before = await waiting.everything()
-    for with_reply, names in SHAPES.values():
-        reply, sent = reply_to(waiting.asked) if with_reply else None, [new_command(name) for name in names]
-        process = waiting.next(process_type="refund")
-        with pytest.raises(InvalidInputError) as caught:
-            await repository.advance(process, waiting.conn, reply=reply, sent=sent)
-        assert caught.value.field == "process_type"
-        assert process == waiting.next(process_type="refund")
-        assert await waiting.everything() == before
+    for shape, (with_reply, names) in SHAPES.items():
+        with subtests.test(shape):
+            reply, sent = reply_to(waiting.asked) if with_reply else None, [new_command(name) for name in names]
+            process = waiting.next(process_type="refund")
+            with pytest.raises(InvalidInputError) as caught:
+                await repository.advance(process, waiting.conn, reply=reply, sent=sent)
+            assert caught.value.field == "process_type"
+            assert process == waiting.next(process_type="refund")
+            assert await waiting.everything() == before
     await repository.advance(waiting.next(), waiting.conn, reply=reply_to(waiting.asked), sent=new_command())
 
 
@@ -221,15 +223,16 @@ def invalid_steps() -> Iterable[tuple[str, ProcessMetadata, ProcessAuditEntry | 
     yield "sent[2].command_id", process, None, [twice, new_command(), same_id]
 
 
-async def test_what_cannot_be_stored_is_refused_before_any_sql() -> None:
+async def test_what_cannot_be_stored_is_refused_before_any_sql(subtests: pytest.Subtests) -> None:
     engine = create_async_engine("postgresql+psycopg://nobody@127.0.0.1:1/nothing")  # nothing answers there
     repository = PostgresProcessRepository(engine)
     for fault, process, reply, sent in invalid_steps():
-        given = process.model_copy(deep=True)
-        with pytest.raises(InvalidInputError) as caught:
-            await repository.advance(process, reply=reply, sent=sent)
-        assert caught.value.field == fault
-        assert repr(process) == repr(given)  # NaN is not itself
+        with subtests.test(fault):
+            given = process.model_copy(deep=True)
+            with pytest.raises(InvalidInputError) as caught:
+                await repository.advance(process, reply=reply, sent=sent)
+            assert caught.value.field == fault
+            assert repr(process) == repr(given)  # NaN is not itself
     await engine.dispose()
 
 

@@ -124,16 +124,17 @@ DIFFERENCES: list[dict[str, object]] = [
 
 
 async def test_each_difference_to_what_is_logged_is_seen(
-    repository: Repository, conn: Connection, process: ProcessMetadata
+    repository: Repository, conn: Connection, process: ProcessMetadata, subtests: pytest.Subtests
 ) -> None:
     await repository.save(process, conn)
     entry = new_entry(reply_outcome=ReplyOutcome.SUCCESS, reply_data={"reserved": 3}, received_at=NOON)
     await repository.log_step(DOMAIN, process.process_id, entry, conn)
     for difference in DIFFERENCES:
-        other = entry.model_copy(update=difference)
-        with pytest.raises(StepAlreadyLoggedError, match=next(iter(difference))) as caught:
-            await repository.log_many(for_process(DOMAIN, process.process_id, [new_entry(), other]), conn)
-        assert (caught.value.recorded, caught.value.given) == (entry, other)
+        with subtests.test(str(difference)):
+            other = entry.model_copy(update=difference)
+            with pytest.raises(StepAlreadyLoggedError, match=next(iter(difference))) as caught:
+                await repository.log_many(for_process(DOMAIN, process.process_id, [new_entry(), other]), conn)
+            assert (caught.value.recorded, caught.value.given) == (entry, other)
     assert await repository.get_audit_trail(DOMAIN, process.process_id, conn) == [entry]
 
 

@@ -35,28 +35,31 @@ from tests.support.waiting import is_waiting_for_a_lock
 
 @pytest.mark.parametrize("name", ENGINES)
 async def test_the_connection_goes_back_as_it_came(
-    application_url: str, shared_url: str, plain: Repository, name: str
+    application_url: str, shared_url: str, plain: Repository, name: str, subtests: pytest.Subtests
 ) -> None:
     async with engine_of(ENGINES[name], application_url) as engine:
         pool, repository = watched(engine), PostgresProcessRepository(engine)
         given = await given_process(plain)
-        for operation in OPERATIONS.values():
-            await operation(repository, given, None)
-            pool.assert_as_it_came(times=1)
+        for method, operation in OPERATIONS.items():
+            with subtests.test(method):
+                await operation(repository, given, None)
+                pool.assert_as_it_came(times=1)
         for failure in FAILURES:
             with pytest.raises(failure.error):
                 await failure.operation(repository, given, None)
             pool.assert_as_it_came(times=1)
         given = await given_process(plain)
         with without_columns(shared_url):
-            for operation in OPERATIONS.values():
-                with pytest.raises(DBAPIError) as caught:
-                    await operation(repository, given, None)
-                assert isinstance(caught.value.orig, psycopg.errors.UndefinedColumn)
+            for method, operation in OPERATIONS.items():
+                with subtests.test(method):
+                    with pytest.raises(DBAPIError) as caught:
+                        await operation(repository, given, None)
+                    assert isinstance(caught.value.orig, psycopg.errors.UndefinedColumn)
+                    pool.assert_as_it_came(times=1)
+        for method, operation in OPERATIONS.items():
+            with subtests.test(method):
+                await operation(repository, given, None)
                 pool.assert_as_it_came(times=1)
-        for operation in OPERATIONS.values():
-            await operation(repository, given, None)
-            pool.assert_as_it_came(times=1)
         async with engine.connect() as connection:
             raw = await connection.get_raw_connection()
             autocommit = cast("psycopg.AsyncConnection[Any]", raw.driver_connection).autocommit
@@ -65,28 +68,29 @@ async def test_the_connection_goes_back_as_it_came(
 
 @pytest.mark.parametrize("name", ENGINES)
 async def test_the_connection_of_a_cancelled_task_does_not_come_back_changed(
-    application_url: str, administrator: AsyncEngine, plain: Repository, name: str
+    application_url: str, administrator: AsyncEngine, plain: Repository, name: str, subtests: pytest.Subtests
 ) -> None:
     async with engine_of(ENGINES[name], application_url) as engine:
         pool, repository = watched(engine), PostgresProcessRepository(engine)
-        for operation in WAITING.values():
-            given = await given_process(plain)
-            async with administrator.connect() as holder:
-                await holder.execute(text("LOCK TABLE commandbus.process, commandbus.process_audit"))
-                task = asyncio.ensure_future(operation(repository, given, None))
-                await is_waiting_for_a_lock(administrator)
-                task.cancel()
-                await asyncio.wait([task])
-                assert task.cancelled()
-            assert len(pool.returned) == len(pool.borrowed) == 1
-            assert pool.returned in ([INVALIDATED], pool.borrowed)
-            pool.borrowed.clear()
-            pool.returned.clear()
-            assert await plain.get_by_id(*given.key) == given.process
-            assert await plain.get_audit_trail(*given.key) == [given.asked, given.asked_too]
-            for again in OPERATIONS.values():
-                await again(repository, given, None)
-                pool.assert_as_it_came(times=1)
+        for method, operation in WAITING.items():
+            with subtests.test(method):
+                given = await given_process(plain)
+                async with administrator.connect() as holder:
+                    await holder.execute(text("LOCK TABLE commandbus.process, commandbus.process_audit"))
+                    task = asyncio.ensure_future(operation(repository, given, None))
+                    await is_waiting_for_a_lock(administrator)
+                    task.cancel()
+                    await asyncio.wait([task])
+                    assert task.cancelled()
+                assert len(pool.returned) == len(pool.borrowed) == 1
+                assert pool.returned in ([INVALIDATED], pool.borrowed)
+                pool.borrowed.clear()
+                pool.returned.clear()
+                assert await plain.get_by_id(*given.key) == given.process
+                assert await plain.get_audit_trail(*given.key) == [given.asked, given.asked_too]
+                for again in OPERATIONS.values():
+                    await again(repository, given, None)
+                    pool.assert_as_it_came(times=1)
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
@@ -156,7 +160,7 @@ async def test_a_connection_that_was_not_started_is_told(application_url: str, p
 
 @pytest.mark.parametrize("name", ["as it comes", "AUTOCOMMIT", "NullPool", "StaticPool", "pool_pre_ping"])
 async def test_a_connection_that_is_cut_in_the_middle(
-    application_url: str, administrator: AsyncEngine, plain: Repository, name: str
+    application_url: str, administrator: AsyncEngine, plain: Repository, name: str, subtests: pytest.Subtests
 ) -> None:
     """The error is SQLAlchemy's, as it was before the connection was to be handed back; the next call has a new one."""
     cut = text(
@@ -165,19 +169,20 @@ async def test_a_connection_that_is_cut_in_the_middle(
     )
     async with engine_of(ENGINES[name], application_url) as engine:
         pool, repository = watched(engine), PostgresProcessRepository(engine)
-        for operation in WAITING.values():
-            given = await given_process(plain)
-            async with administrator.connect() as holder:
-                await holder.execute(text("LOCK TABLE commandbus.process, commandbus.process_audit"))
-                task = asyncio.ensure_future(operation(repository, given, None))
-                await is_waiting_for_a_lock(administrator)
-                await holder.execute(cut)
-                [error] = await asyncio.gather(task, return_exceptions=True)
-            assert isinstance(error, DBAPIError)
-            assert error.connection_invalidated
-            assert isinstance(error.orig, psycopg.errors.AdminShutdown)
-            assert pool.returned == [INVALIDATED]
-            pool.borrowed.clear()
-            pool.returned.clear()
-            await operation(repository, given, None)
-            pool.assert_as_it_came(times=1)
+        for method, operation in WAITING.items():
+            with subtests.test(method):
+                given = await given_process(plain)
+                async with administrator.connect() as holder:
+                    await holder.execute(text("LOCK TABLE commandbus.process, commandbus.process_audit"))
+                    task = asyncio.ensure_future(operation(repository, given, None))
+                    await is_waiting_for_a_lock(administrator)
+                    await holder.execute(cut)
+                    [error] = await asyncio.gather(task, return_exceptions=True)
+                assert isinstance(error, DBAPIError)
+                assert error.connection_invalidated
+                assert isinstance(error.orig, psycopg.errors.AdminShutdown)
+                assert pool.returned == [INVALIDATED]
+                pool.borrowed.clear()
+                pool.returned.clear()
+                await operation(repository, given, None)
+                pool.assert_as_it_came(times=1)

@@ -104,16 +104,17 @@ EXECUTED = ["before_cursor_execute", "after_cursor_execute"]
 
 @pytest.mark.parametrize("name", ["as it comes", "SERIALIZABLE", "AUTOCOMMIT"])
 async def test_a_host_that_instruments_its_engine_hears_of_everything(
-    application_url: str, shared_url: str, plain: Repository, name: str
+    application_url: str, shared_url: str, plain: Repository, name: str, subtests: pytest.Subtests
 ) -> None:
     async with engine_of(ENGINES[name], application_url) as engine:
         async with engine.connect():
             pass
         seen, repository, given = told_events(engine), PostgresProcessRepository(engine), await given_process(plain)
-        for operation in OPERATIONS.values():
-            await operation(repository, given, None)
-            assert seen == ["begin", *EXECUTED, "commit"]
-            seen.clear()
+        for method, operation in OPERATIONS.items():
+            with subtests.test(method):
+                await operation(repository, given, None)
+                assert seen == ["begin", *EXECUTED, "commit"]
+                seen.clear()
         with pytest.raises(ConcurrentUpdateError):
             await repository.update(stale(given))
         assert seen == ["begin", *EXECUTED, *EXECUTED, "rollback"]

@@ -54,20 +54,25 @@ async def test_what_the_engines_owner_has_set_for_its_transactions_is_in_force(
             seen.clear()
 
 
-async def test_a_read_only_engine_writes_nothing(application_url: str, plain: Repository) -> None:
+async def test_a_read_only_engine_writes_nothing(
+    application_url: str, plain: Repository, subtests: pytest.Subtests
+) -> None:
     given = await given_process(plain)
     async with engine_of(made_with_options(postgresql_readonly=True), application_url) as engine:
         pool, repository = watched(engine), PostgresProcessRepository(engine)
-        for operation in {**WRITING, **ADVANCES, **ADVANCES_WITH_SEVERAL}.values():
-            with pytest.raises(DBAPIError) as caught:
-                await operation(repository, given, None)
-            assert isinstance(caught.value.orig, psycopg.errors.ReadOnlySqlTransaction)
-            pool.assert_as_it_came(times=1)
+        for name, operation in {**WRITING, **ADVANCES, **ADVANCES_WITH_SEVERAL}.items():
+            with subtests.test(name):
+                with pytest.raises(DBAPIError) as caught:
+                    await operation(repository, given, None)
+                assert isinstance(caught.value.orig, psycopg.errors.ReadOnlySqlTransaction)
+                pool.assert_as_it_came(times=1)
     assert await plain.find_by_status(given.process.domain, list(ProcessStatus)) == [given.process]
     assert await plain.get_audit_trail(*given.key) == [given.asked, given.asked_too]
 
 
-async def test_what_is_set_when_a_transaction_begins_is_in_force(application_url: str, plain: Repository) -> None:
+async def test_what_is_set_when_a_transaction_begins_is_in_force(
+    application_url: str, plain: Repository, subtests: pytest.Subtests
+) -> None:
     def set_tenant(connection: Connection) -> None:
         connection.exec_driver_sql("SET LOCAL application.tenant = 'seven'")
 
@@ -75,11 +80,12 @@ async def test_what_is_set_when_a_transaction_begins_is_in_force(application_url
         pool, repository, seen = watched(engine), PostgresProcessRepository(engine), shown(engine, "application.tenant")
         event.listen(engine.sync_engine, "begin", set_tenant)
         given = await given_process(plain)
-        for operation in OPERATIONS.values():
-            await operation(repository, given, None)
-            assert seen == ["seven"]
-            seen.clear()
-            pool.assert_as_it_came(times=1)
+        for name, operation in OPERATIONS.items():
+            with subtests.test(name):
+                await operation(repository, given, None)
+                assert seen == ["seven"]
+                seen.clear()
+                pool.assert_as_it_came(times=1)
     assert len(await plain.get_audit_trail(*given.key)) == 4
     assert given.process == await plain.get_by_id(*given.key)
 
@@ -87,7 +93,7 @@ async def test_what_is_set_when_a_transaction_begins_is_in_force(application_url
 @pytest.mark.parametrize("moment", ["connect", "checkout"])
 @pytest.mark.parametrize("committed", [True, False])
 async def test_what_is_set_when_a_connection_is_made_or_borrowed_is_in_force(
-    application_url: str, plain: Repository, moment: str, *, committed: bool
+    application_url: str, plain: Repository, moment: str, subtests: pytest.Subtests, *, committed: bool
 ) -> None:
     """Also where the listener leaves a transaction open: the statement is in it, and committed with it."""
 
@@ -102,13 +108,14 @@ async def test_what_is_set_when_a_connection_is_made_or_borrowed_is_in_force(
         event.listen(engine.sync_engine.pool, moment, set_tenant)
         pool, repository, seen = watched(engine), PostgresProcessRepository(engine), shown(engine, "application.tenant")
         given = await given_process(plain)
-        for operation in OPERATIONS.values():
-            await operation(repository, given, None)
-            assert seen == ["seven"]
-            seen.clear()
-            [(autocommit, *_, status)] = pool.returned
-            assert (autocommit, status) == (False, TransactionStatus.IDLE)
-            pool.returned.clear()
+        for name, operation in OPERATIONS.items():
+            with subtests.test(name):
+                await operation(repository, given, None)
+                assert seen == ["seven"]
+                seen.clear()
+                [(autocommit, *_, status)] = pool.returned
+                assert (autocommit, status) == (False, TransactionStatus.IDLE)
+                pool.returned.clear()
     assert len(await plain.get_audit_trail(*given.key)) == 4
     assert given.process == await plain.get_by_id(*given.key)
 
@@ -137,16 +144,17 @@ async def refused_at_commit(administrator: AsyncEngine, on: str) -> AsyncGenerat
 
 @pytest.mark.parametrize("name", ["as it comes", "SERIALIZABLE", "AUTOCOMMIT"])
 async def test_what_is_refused_at_commit_is_an_error_and_not_kept(
-    application_url: str, administrator: AsyncEngine, plain: Repository, name: str
+    application_url: str, administrator: AsyncEngine, plain: Repository, name: str, subtests: pytest.Subtests
 ) -> None:
     async with engine_of(ENGINES[name], application_url) as engine:
         pool, repository, given = watched(engine), PostgresProcessRepository(engine), await given_process(plain)
         before = given.process.model_copy(deep=True)
         for what, on in REFUSED_AT_COMMIT.items():
-            async with refused_at_commit(administrator, on):
-                with pytest.raises(DBAPIError, match="too late"):
-                    await WRITING[what.partition(",")[0]](repository, given, None)
-            pool.assert_as_it_came(times=1)
-            assert given.process == before
-            assert await plain.find_by_status(before.domain, list(ProcessStatus)) == [before]
-            assert await plain.get_audit_trail(*given.key) == [given.asked, given.asked_too]
+            with subtests.test(what):
+                async with refused_at_commit(administrator, on):
+                    with pytest.raises(DBAPIError, match="too late"):
+                        await WRITING[what.partition(",")[0]](repository, given, None)
+                pool.assert_as_it_came(times=1)
+                assert given.process == before
+                assert await plain.find_by_status(before.domain, list(ProcessStatus)) == [before]
+                assert await plain.get_audit_trail(*given.key) == [given.asked, given.asked_too]

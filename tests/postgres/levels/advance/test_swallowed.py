@@ -51,17 +51,19 @@ async def assert_nothing_is_kept(waiting: Waiting, what: str) -> None:
 
 @pytest.mark.own_database
 async def test_where_a_trigger_swallows_one_part_nothing_of_the_rest_is_kept(
-    committed: Waiting, administrator: AsyncEngine
+    committed: Waiting, administrator: AsyncEngine, subtests: pytest.Subtests
 ) -> None:
     for what in SWALLOWED:
-        async with swallowing(administrator, what):
-            await assert_nothing_is_kept(committed, what)
+        with subtests.test(what):
+            async with swallowing(administrator, what):
+                await assert_nothing_is_kept(committed, what)
 
 
 @pytest.mark.own_database
 async def test_where_a_trigger_swallows_one_part_the_callers_savepoint_undoes_the_rest(
-    committed: Waiting, administrator: AsyncEngine
+    committed: Waiting, administrator: AsyncEngine, subtests: pytest.Subtests
 ) -> None:
     for what in SWALLOWED:
-        async with swallowing(administrator, what), committed.engine.begin() as conn:
-            await assert_nothing_is_kept(dataclasses.replace(committed, conn=conn), what)
+        with subtests.test(what):
+            async with swallowing(administrator, what), committed.engine.begin() as conn:
+                await assert_nothing_is_kept(dataclasses.replace(committed, conn=conn), what)

@@ -76,25 +76,27 @@ READERS: dict[str, Callable[[PostgresProcessRepository[Any], str], Any]] = {
 
 @pytest.mark.parametrize("reader", READERS)
 async def test_a_domain_that_is_looked_for_finds_nothing_or_is_refused(
-    repository: PostgresProcessRepository[JsonObject], statements: list[str], reader: str
+    repository: PostgresProcessRepository[JsonObject], statements: list[str], reader: str, subtests: pytest.Subtests
 ) -> None:
-    for text in STRINGS.values():
-        statements.clear()
-        if is_storable(text, "domain"):
-            assert not await READERS[reader](repository, text)
-            assert len(statements) == 1
-        else:
-            with pytest.raises(InvalidInputError):
-                await READERS[reader](repository, text)
-            assert statements == []
+    for name, text in STRINGS.items():
+        with subtests.test(name):
+            statements.clear()
+            if is_storable(text, "domain"):
+                assert not await READERS[reader](repository, text)
+                assert len(statements) == 1
+            else:
+                with pytest.raises(InvalidInputError):
+                    await READERS[reader](repository, text)
+                assert statements == []
 
 
 async def test_no_string_of_them_is_a_status(
-    repository: PostgresProcessRepository[JsonObject], statements: list[str]
+    repository: PostgresProcessRepository[JsonObject], statements: list[str], subtests: pytest.Subtests
 ) -> None:
     """Statuses are written into the statement, so this is where one could smuggle something in."""
-    for text in STRINGS.values():
-        hostile: Any = [text, f"WAITING{text}" if text else "WAITING'", ProcessStatus.PENDING]
-        with pytest.raises(InvalidInputError, match="statuses"):
-            await repository.find_by_status(DOMAIN, hostile)
+    for name, text in STRINGS.items():
+        with subtests.test(name):
+            hostile: Any = [text, f"WAITING{text}" if text else "WAITING'", ProcessStatus.PENDING]
+            with pytest.raises(InvalidInputError, match="statuses"):
+                await repository.find_by_status(DOMAIN, hostile)
     assert statements == []
