@@ -87,7 +87,7 @@ def database_url(
 
 @pytest.fixture(scope="module")
 def shared_url(newest_server: Server) -> Iterator[str]:
-    """One migrated database for all cases of a module, where a clone for each would take most of the time."""
+    """One migrated database for all tests of a module, which see each other's rows."""
     with fresh_database(newest_server.url, newest_server.template) as url:
         yield url
 

@@ -268,7 +268,7 @@ async def test_what_must_be_undone(repository: Repository, conn: AsyncConnection
         ProcessAuditEntry(step_name=name, command_id=uuid4(), command_type="Do")
         for name in ("reserve", "charge", "ship", "unknown")
     ]
-    # The clock of whoever sends the second is behind.
+    # The sender of the second has a clock that is behind.
     charge.sent_at = reserve.sent_at.replace(year=2020)
     for entry, outcome in ((reserve, "SUCCESS"), (charge, "SUCCESS"), (ship, "FAILED")):
         assert await repository.log_step(*key, entry, conn)

@@ -1,4 +1,4 @@
-"""What each method promises, in a transaction of its own and on a connection of the caller's."""
+"""What each method promises, in its own transaction and on the caller's connection."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4

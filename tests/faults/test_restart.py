@@ -41,7 +41,7 @@ async def test_the_first_operation_after_a_restart_fails_and_the_second_works(
         with pytest.raises(OperationalError) as caught:
             await repository.update(process)
         assert caught.value.connection_invalidated
-        # Nothing was sent, so nothing was written, and the object still says what was read.
+        # Nothing was sent, so nothing was written. The object is as it was read.
         assert process.version == 1
         await repository.update(process)
         assert process.version == 2

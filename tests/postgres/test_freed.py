@@ -238,7 +238,7 @@ async def test_threads_that_end_leave_no_greenlets(database_url: str, process: P
 
 
 async def test_results_arrive_at_the_task_that_asked(database_url: str) -> None:
-    """Also where tasks begin in the middle of others, as eager ones do (Python 3.12 and newer)."""
+    """Also if a task begins in the middle of another, as an eager one does (Python 3.12 and newer)."""
 
     async def work() -> None:
         factory: Any = getattr(asyncio, "eager_task_factory", None)

@@ -132,7 +132,7 @@ async def test_a_transaction_that_is_run_again(
 async def test_a_connection_that_is_not_given_back(
     engine: AsyncEngine, secret_process: ProcessMetadata, records: list[logging.LogRecord]
 ) -> None:
-    """Here a listener has begun a transaction behind the library's back; nobody may get it."""
+    """Here a listener has begun a transaction that the library does not know of. The connection must not be reused."""
 
     def begin(_connection: object, cursor: Any, *_: object) -> None:
         cursor.execute("BEGIN")

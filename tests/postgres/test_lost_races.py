@@ -135,7 +135,7 @@ async def test_a_lock_timeout_where_there_is_one(
 async def test_a_lock_timeout_of_the_session_ends_a_method_without_a_connection_at_once(
     application_url: str, administrator: AsyncEngine, repository: Repository, process: ProcessMetadata
 ) -> None:
-    """It is not waited for a second time: the engine's owner has said how long a wait may be."""
+    """The library does not wait a second time: the engine's owner has set how long a wait may be."""
     await repository.save(process)
     executed: list[object] = []
     engine = create_async_engine(async_url(application_url))

@@ -86,7 +86,7 @@ def statement_of(name: str) -> ClauseElement:
 
 @pytest.fixture(scope="module", params=["ANALYZE", "VACUUM ANALYZE"])
 def filled_url(request: pytest.FixtureRequest, newest_server: Server) -> Iterator[str]:
-    """A database that the server knows well; without VACUUM an index alone does not tell which rows are visible."""
+    """A database with statistics. Without VACUUM, an index alone does not show which rows are visible."""
     with fresh_database(newest_server.url, newest_server.template) as url:
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute(FILL.encode())

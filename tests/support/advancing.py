@@ -24,7 +24,7 @@ LATER = timedelta(days=1)
 RACERS = 4
 Repository = PostgresProcessRepository[JsonObject]
 
-# What the tables hold, and where each row lies: writing the same values once more moves it.
+# What the tables hold, and the place of each row: writing the same values again moves it.
 EVERYTHING = text(
     "SELECT 'process', ctid::text, each::text FROM commandbus.process AS each "
     "UNION ALL SELECT 'step', ctid::text, each::text FROM commandbus.process_audit AS each ORDER BY 1, 2"
@@ -117,7 +117,7 @@ async def waiting_process(repository: Repository, engine: AsyncEngine, conn: Asy
 
 @pytest.fixture
 async def waiting(repository: Repository, engine: AsyncEngine, conn: AsyncConnection | None) -> Waiting:
-    """For a test that runs with a connection of the caller's and without one."""
+    """For a test that runs with the caller's connection and without one."""
     return await waiting_process(repository, engine, conn)
 
 

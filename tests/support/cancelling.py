@@ -8,15 +8,14 @@ from typing import Any
 
 
 class Cancelled(Awaitable[None]):
-    """An operation that cancels the task that awaits it, in the middle.
+    """An operation that cancels, half-way, the task that awaits it.
 
-    Points are counted where the operation waits for something, not timed: so every one of them is met, whatever the
-    speed of the computer.
+    Waits are counted, not timed. So each of them is met, on a computer of any speed.
 
     Args:
         operation: What is done.
-        point: When it waits for the how-manieth time; 0 is never.
-        delay: How many turns of the event loop later; meanwhile, what it waits for may come.
+        point: The number of the wait at which it is cancelled; 0 is never.
+        delay: How many turns of the event loop later. Meanwhile, what it waits for may come.
     """
 
     def __init__(self, operation: Awaitable[None], point: int, delay: int) -> None:
@@ -59,7 +58,7 @@ async def completed(operation: Awaitable[None]) -> None:
 
 @asynccontextmanager
 async def no_task_is_left() -> AsyncGenerator[None]:
-    """Fails where what was done inside is still going on in some task, or begins one afterwards.
+    """Fails if what was done inside is still running in some task, or begins one afterwards.
 
     A generator that was not closed does that when it is collected.
     """

@@ -48,7 +48,7 @@ class Server:
 
 @contextmanager
 def one_at_a_time() -> Generator[None]:
-    """Keep other processes out: run as root, `get_server` adds a user if there is none, which only one can do."""
+    """Keep other processes out. As root, `get_server` adds a user if there is none, and two at once would collide."""
     with (Path(tempfile.gettempdir()) / "commandbus-test.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -79,7 +79,7 @@ def running_server(version: object = NEWEST) -> Generator[str]:
 
 @contextmanager
 def prepared_server(version: object = NEWEST) -> Generator[Server]:
-    """Give a server with its roles and its migrated database; whatever was made on it is dropped."""
+    """Give a server with its roles and its migrated database. Everything that was made on it is dropped."""
     with running_server(version) as url, roles(url) as (migrator, application), fresh_database(url) as database:
         execute(database, f"GRANT CREATE ON DATABASE {make_url(database).database} TO {migrator}")
         owner = as_role(database, migrator)

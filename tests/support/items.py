@@ -1,4 +1,4 @@
-"""Processes and steps by the thousand, and a look at what becomes of them, for the tests of the bulk methods."""
+"""Processes and steps, also by the thousand, and counts of what is stored."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator

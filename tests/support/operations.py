@@ -218,7 +218,7 @@ def state_of(adapted: Any) -> tuple[object, ...]:
     if adapted is None:
         return INVALIDATED
     driver = cast("psycopg.AsyncConnection[Any]", adapted.driver_connection)
-    # SQLAlchemy, taking back what an engine's options have set, says what it was where nothing was said before.
+    # When SQLAlchemy takes back what an engine's options have set, it sets the default explicitly.
     level = driver.isolation_level or psycopg.IsolationLevel.READ_COMMITTED
     status = driver.info.transaction_status
     return driver.autocommit, level, bool(driver.read_only), bool(driver.deferrable), status

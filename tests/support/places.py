@@ -1,4 +1,4 @@
-"""Where the contract holds: on each server and isolation level, and behind PgBouncer. The fixtures run a test on all.
+"""Each server and isolation level, and PgBouncer. The fixtures run a test on all of them.
 
 A `conftest.py` imports them by name.
 """

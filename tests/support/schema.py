@@ -40,7 +40,7 @@ def succeeds(*arguments: str, url: str | None) -> str:
 
 
 def described(url: str) -> dict[str, set[tuple[object, ...]]]:
-    """What the catalogue says of every table in the schema: columns, constraints and indexes, by their definitions."""
+    """The definitions of all columns, constraints and indexes in the schema, from the catalogue."""
     queries = {
         "columns": "SELECT table_name, column_name, data_type, character_maximum_length, is_nullable, column_default "
         "FROM information_schema.columns WHERE table_schema = 'commandbus'",
@@ -98,7 +98,7 @@ VERSIONS = "commandbus.commandbus_process_version"
 
 
 def adopted(url: str, revision: str) -> None:
-    """Tables made by hand, with rows, at a revision; quicker than the command, which others test."""
+    """Tables made by hand, with rows, at a revision. Faster than the command, which other tests run."""
     seed(url)
     command.stamp(alembic_config(url), "0001")
     command.upgrade(alembic_config(url), revision)

@@ -166,7 +166,7 @@ async def test_a_step_of_another_process_is_not_answered_and_not_in_the_way(wait
 
 
 async def test_a_step_that_only_another_process_has(waiting: Waiting) -> None:
-    """What there is of it there says nothing about it here: not that it was sent, not that it waits."""
+    """A step of another process proves nothing about this one: not that it was sent, and not that it waits."""
     theirs = new_command()
     for neighbour in (new_process(), waiting.process.model_copy(deep=True, update={"domain": "refunds"})):
         await waiting.repository.save(neighbour, waiting.conn)
@@ -199,7 +199,7 @@ async def test_a_process_of_another_type_than_it_has_in_its_row(waiting: Waiting
 
 
 def invalid_steps() -> Iterable[tuple[str, ProcessMetadata, ProcessAuditEntry | None, list[Any]]]:
-    """Where the fault is, and the step."""
+    """The field at fault, and the step."""
     process, reply, nan = new_process(), reply_to(new_command()), {"n": float("nan")}
     process.version = 1
     twice = new_command()

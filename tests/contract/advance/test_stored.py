@@ -103,7 +103,7 @@ async def test_a_reply_without_a_time_was_received_before_the_commands_that_it_c
 
 
 async def test_what_is_sent_is_stored_as_the_single_methods_store_it(committed: Waiting) -> None:
-    """The entries go to the server in another form than a single one, where anything could change on the way."""
+    """Several entries go to the server in another form than one entry, and anything could change on the way."""
     odd: JsonObject = {
         "n": [1e-7, 10**30, -0.5, 1.0, True, None, {}, []],
         'k"\\': "é\n\t\x7f\u2028😀 \\u0041 '",

@@ -126,7 +126,7 @@ async def test_nothing_is_begun_committed_or_rolled_back_but_savepoints(known: K
 async def test_an_error_of_the_callers_after_one_of_ours(
     known: Known, engine: AsyncEngine, complaints: list[object]
 ) -> None:
-    """The batch that was sent last has failed already when the caller's code fails: nobody waits for it any more."""
+    """The last batch has failed already when the caller's code fails. Nothing waits for it any more."""
     before = asyncio.all_tasks()
 
     async def processes() -> AsyncIterator[ProcessMetadata]:

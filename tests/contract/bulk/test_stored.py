@@ -129,7 +129,7 @@ async def test_thousands_of_items_are_sent_in_batches(repository: Repository, co
 async def test_entries_of_one_time_are_in_the_order_in_which_they_were_given(
     repository: Repository, database_url: str, conn: Connection, delivery: str
 ) -> None:
-    """Also where the server knows how large its tables are, and joins to them what was given as it likes best."""
+    """Also with statistics, when the server is free to choose how it joins the items to its tables."""
     processes = list(new_processes(BATCH))
     await repository.save_many(processes)
     execute(database_url, "ANALYZE commandbus.process")
@@ -231,7 +231,7 @@ async def test_entries_are_stored_as_log_step_stores_them(
     assert len(singly) == len(entries)
     assert await stored(engine, process_audit, "in bulk") == singly
     assert await stored(engine, process_audit, "of many") == singly
-    # The server compares numbers as decimals, whatever Python makes of them.
+    # The server compares numbers as decimals, even if Python compares them as floats.
     assert await repository.log_many(for_process("singly", process.process_id, entries)) == 0
 
 

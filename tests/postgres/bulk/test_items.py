@@ -1,4 +1,4 @@
-"""What the bulk methods take their items from, which they refuse, and what they do to the tasks beside them."""
+"""Which items the bulk methods take, which they refuse, and what they do to other tasks."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

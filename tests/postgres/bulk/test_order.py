@@ -52,7 +52,7 @@ DEADLOCKS = text("SELECT deadlocks FROM pg_stat_database WHERE datname = current
 
 
 async def deadlocks(engine: AsyncEngine, administrator: AsyncEngine) -> int:
-    """How many the server has found, also those that no error tells of; sessions count theirs when they end."""
+    """How many the server has found, also without an error. A session reports its number when it ends."""
     await engine.dispose()
     async with asyncio.timeout(30), administrator.connect() as conn:
         while (await conn.execute(SESSIONS)).scalar_one() > 1:

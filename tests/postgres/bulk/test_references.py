@@ -53,7 +53,7 @@ class Held:
 
 
 class Watched:
-    """Gives generators, and says how many of them, and of what they hold, are still alive."""
+    """Makes generators, and counts how many of them, and of their items, are still alive."""
 
     def __init__(self) -> None:
         self._alive: list[weakref.ref[object]] = []

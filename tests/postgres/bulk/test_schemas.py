@@ -1,4 +1,4 @@
-"""Every method writes to the schema that a `schema_translate_map` says: here, a schema for each tenant."""
+"""Every method writes to the schema that a `schema_translate_map` names: here, a schema for each tenant."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import nullcontext

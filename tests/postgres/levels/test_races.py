@@ -160,7 +160,7 @@ async def test_the_loser_on_a_callers_connection_gets_a_typed_error_on_every_lev
     isolation_level: str,
     write: str,
 ) -> None:
-    """The same error as under READ COMMITTED where the level lets the loser see why; else one that says: run again."""
+    """The error of READ COMMITTED if the level lets the loser see why. Otherwise an error that you can retry."""
     unsaved = new_process()
     await repository.save(process)
     logged = ProcessAuditEntry(step_name="reserve", command_id=uuid4(), command_type="Reserve")

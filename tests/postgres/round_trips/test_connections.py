@@ -98,7 +98,7 @@ async def test_the_connection_of_a_cancelled_task_does_not_come_back_changed(
 async def test_a_cancellation_at_any_point_does_not_bring_back_a_changed_connection(
     application_url: str, plain: Repository, method: str, *, busy: bool
 ) -> None:
-    """Where the event loop was kept busy, psycopg lets others have their turn at more moments than usual."""
+    """If the event loop was busy, psycopg lets other tasks run more often than usual."""
 
     def keep_busy(*_: object) -> None:
         time.sleep(LONG)
@@ -126,7 +126,7 @@ async def test_a_cancellation_at_any_point_does_not_bring_back_a_changed_connect
 async def test_a_connection_that_cannot_be_handed_back_as_it_came_is_closed(
     application_url: str, plain: Repository
 ) -> None:
-    """Here a listener has begun a transaction behind the back of all others; what was done in it is gone, and told."""
+    """Here a listener has begun a transaction that nobody knows of. What was done in it is lost: an error."""
 
     def begin(_connection: object, cursor: Any, *_: object) -> None:
         cursor.execute("BEGIN")

@@ -1,4 +1,4 @@
-"""A host that listens to its engine is told of everything, in the context of its task."""
+"""A host's listeners are called for everything, in the context of its task."""
 
 import asyncio
 from collections.abc import Callable

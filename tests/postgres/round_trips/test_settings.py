@@ -95,7 +95,7 @@ async def test_what_is_set_when_a_transaction_begins_is_in_force(
 async def test_what_is_set_when_a_connection_is_made_or_borrowed_is_in_force(
     application_url: str, plain: Repository, moment: str, subtests: pytest.Subtests, *, committed: bool
 ) -> None:
-    """Also where the listener leaves a transaction open: the statement is in it, and committed with it."""
+    """Also if the listener leaves a transaction open: the statement is in it, and committed with it."""
 
     def set_tenant(adapted: Any, *_: object) -> None:
         cursor = adapted.cursor()

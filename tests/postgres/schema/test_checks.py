@@ -1,4 +1,4 @@
-"""What the database refuses whoever writes, and that adopted rows and other software go on as before."""
+"""What the database refuses from every writer. Adopted rows and other software go on as before."""
 
 import re
 from collections.abc import Iterator
@@ -142,7 +142,7 @@ MENDING = f"""
     UPDATE commandbus.process_audit SET reply_outcome = 'FAILED' WHERE id = 1;
     UPDATE commandbus.process_audit SET reply_data = NULL WHERE id = 2;
 """
-# The docstring of the revision says how to find the rows, and how to validate.
+# The queries that the revision's docstring gives: to find the rows, and to validate.
 FINDING = [f"SELECT {each}" for each in re.findall(r"^    SELECT (.+?);$", REVISION, re.MULTILINE | re.DOTALL)][:2]
 VALIDATING = re.findall(r"^    (ALTER TABLE \S+ VALIDATE CONSTRAINT \w+);$", REVISION, re.MULTILINE)
 

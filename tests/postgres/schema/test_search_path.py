@@ -128,7 +128,7 @@ def test_nothing_of_theirs_answers_when_tables_are_adopted(
     hostile_url: str, empty_database_url: str, newest_server: Server, way: str
 ) -> None:
     def upgrade(first: str, last: str) -> str:
-        """Upgrade, and return what was said if it was refused."""
+        """Upgrade, and return the message if it was refused."""
         if way == "online":
             return alembic("upgrade", last, url=hostile_url).stderr
         try:

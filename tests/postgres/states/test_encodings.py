@@ -172,7 +172,7 @@ async def send_many(conn: AsyncConnection) -> None:
 
 
 async def test_many_items_with_a_character_that_an_encoding_lacks(engine: AsyncEngine) -> None:
-    """The statement for many says it too; which one it is, the server does not tell."""
+    """The statement for many items fails too. The server does not report which item it was."""
     found: list[InvalidInputError] = []
     async with engine.begin() as conn:
         with pytest.raises(InvalidInputError, match="processes: have a character") as caught:

@@ -226,7 +226,7 @@ async def test_a_command_that_another_transaction_was_logging_and_did_not(
 async def test_a_reply_that_another_transaction_is_recording_at_this_moment(
     committed: Waiting, meeting: Meeting, isolation_level: str, *, same: bool, on_connection: bool
 ) -> None:
-    """Its process is not changed by that, so the version is as it was: only the step tells."""
+    """That does not change the process, so its version is as it was. Only the step shows it."""
     process, recorded = committed.next(), reply_to(committed.asked)
     given = recorded if same else reply_to(committed.asked, reply_outcome=ReplyOutcome.FAILED)
     result = await meeting.of(

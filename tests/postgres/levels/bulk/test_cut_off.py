@@ -221,7 +221,10 @@ async def test_a_connection_that_is_lost_in_a_batch(
             await is_waiting_for_a_lock(administrator)
             async with administrator.connect() as connection:
                 await connection.execute(
-                    text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+                    text(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                        "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+                    )
                 )
             with pytest.raises(DBAPIError) as caught:
                 await task

@@ -29,7 +29,7 @@ async def test_a_string_is_stored_wherever_it_may_be_and_read_back_equal(
     repository = PostgresProcessRepository[Any](owner, state_type=Typed if typed else None)
     process, entry = made(process_id, dict.fromkeys(wanted, text))
     await store(repository, process, entry)
-    # Again, which compares in the database what is there with what is given.
+    # Once more: the database compares what is there with what is given.
     await repository.log_step(process.domain, process_id, entry)
     await repository.update_step_reply(process.domain, process_id, entry.command_id, entry)
     found = await repository.get_by_id(process.domain, process_id)
@@ -93,7 +93,7 @@ async def test_a_domain_that_is_looked_for_finds_nothing_or_is_refused(
 async def test_no_string_of_them_is_a_status(
     repository: PostgresProcessRepository[JsonObject], statements: list[str], subtests: pytest.Subtests
 ) -> None:
-    """Statuses are written into the statement, so this is where one could smuggle something in."""
+    """Statuses are written into the statement itself, so they must not carry anything else."""
     for name, text in STRINGS.items():
         with subtests.test(name):
             hostile: Any = [text, f"WAITING{text}" if text else "WAITING'", ProcessStatus.PENDING]
