@@ -410,7 +410,7 @@ async def test_completed_steps_are_the_successes_in_the_order_of_logging_each_ti
     assert await repository.get_completed_steps(DOMAIN, uuid4(), conn) == []
 
 
-async def test_times_come_back_in_utc_whatever_the_session_has(
+async def test_times_come_back_in_utc_in_any_time_zone_of_the_session(
     repository: Repository, engine: AsyncEngine, process: ProcessMetadata
 ) -> None:
     await repository.save(process)

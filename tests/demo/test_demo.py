@@ -406,7 +406,7 @@ def test_the_demo_refuses_a_malformed_log_before_it_touches_the_database(tmp_pat
     assert "Traceback" not in done.stderr
 
 
-def test_the_demo_without_a_server_says_so(tmp_path: Path) -> None:
+def test_the_demo_without_a_server_is_an_error_in_one_line(tmp_path: Path) -> None:
     nowhere = "postgresql://me:secret@127.0.0.1:1/nowhere"
     done = run_demo("--log", str(written(tmp_path, ORDERS)), database_url=nowhere)
     assert done.returncode == 1

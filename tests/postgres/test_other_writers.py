@@ -114,7 +114,7 @@ async def advance(repository: Repository, process_id: UUID, conn: AsyncConnectio
 
 @pytest.mark.own_database
 @pytest.mark.parametrize("write", [save, save_with_a_command, log, advance], ids=lambda each: each.__name__)
-async def test_a_unique_index_of_the_hosts_is_named_by_the_error(
+async def test_the_error_names_a_unique_index_of_the_host(
     repository: Repository, database_url: str, conn: AsyncConnection | None, write: Write
 ) -> None:
     process = new_process()
@@ -144,7 +144,7 @@ async def test_a_sequence_that_is_behind_after_a_restore(
 
 @pytest.mark.own_database
 @pytest.mark.parametrize("write", [save_with_a_command, log, advance], ids=lambda each: each.__name__)
-async def test_what_a_trigger_of_the_hosts_says_arrives(
+async def test_an_error_that_a_hosts_trigger_raises_arrives(
     repository: Repository, database_url: str, write: Write
 ) -> None:
     """Also if it fails with the code that the library's own cast fails with."""

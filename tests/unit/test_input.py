@@ -192,7 +192,7 @@ def test_a_literal_backslash_u0000_is_no_nul() -> None:
     assert json_object_text({"a": "\\u0000"}, "state") == '{"a":"\\\\u0000"}'
 
 
-async def test_an_error_says_where_and_not_what(unreachable: Repository) -> None:
+async def test_an_error_names_the_place_and_quotes_no_value(unreachable: Repository) -> None:
     process = new_process()
     process.state["items"] = [{"price": float("nan"), "secret": "hunter2"}]
     with pytest.raises(InvalidInputError) as caught:

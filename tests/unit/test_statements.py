@@ -44,7 +44,7 @@ STATEMENTS = dict(statements())
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
-def test_a_statement_is_what_its_file_says(name: str) -> None:
+def test_a_statement_is_the_one_in_its_file(name: str) -> None:
     file = FOLDER / f"{name}.sql"
     if os.environ.get("WRITE_SQL"):
         file.write_text(written(STATEMENTS[name]))
@@ -81,7 +81,7 @@ def test_only_what_is_a_status_gets_into_a_statement() -> None:
     ],
     ids=["one order", "the other, and one twice", "none"],
 )
-def test_statuses_in_whatever_order_are_one_statement(statuses: Collection[ProcessStatus]) -> None:
+def test_statuses_in_any_order_are_one_statement(statuses: Collection[ProcessStatus]) -> None:
     """Which is prepared once."""
     assert _statements.find_by_status(status_values(statuses)) is _statements.find_by_status(TWO)
     assert _statements.claim(status_values(statuses)) is _statements.claim(TWO)

@@ -123,7 +123,7 @@ async def test_a_step_that_is_refused_leaves_everything_as_it_was(
     assert failed_statements == []
 
 
-def test_an_error_about_the_same_says_what_is_missing() -> None:
+def test_a_conflict_names_the_fields_that_are_missing() -> None:
     entry = new_command()
     recorded = answered(entry, reply_to(entry))
     for error in (

@@ -123,7 +123,7 @@ async def test_nothing_is_begun_committed_or_rolled_back_but_savepoints(known: K
     assert "rollback_savepoint" in seen
 
 
-async def test_an_error_of_the_callers_after_one_of_ours(
+async def test_an_error_in_the_callers_code_after_one_of_the_library(
     known: Known, engine: AsyncEngine, complaints: list[object]
 ) -> None:
     """The last batch has failed already when the caller's code fails. Nothing waits for it any more."""

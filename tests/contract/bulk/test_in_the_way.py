@@ -72,7 +72,9 @@ def assert_is_told_with(error: ProcessError, others: list[tuple[type[ProcessErro
     assert [vars(other) for other in copied.other_errors] == [vars(other) for other in error.other_errors]
 
 
-async def test_the_first_taken_id_is_told_with_the_others(repository: Repository, engine: AsyncEngine) -> None:
+async def test_the_error_is_about_the_first_taken_id_and_lists_the_others(
+    repository: Repository, engine: AsyncEngine
+) -> None:
     taken = list(new_processes(20))
     await repository.save_many(taken)
     offered = [new_process(process.process_id) for process in taken[::-1]]
@@ -169,7 +171,7 @@ async def test_a_json_null_is_no_data_when_many_are_logged(
     assert await repository.log_many(for_process(DOMAIN, process.process_id, [entry])) == 0
 
 
-async def test_an_outcome_of_newer_software_is_in_nobodys_way(
+async def test_an_outcome_of_newer_software_blocks_nobody(
     repository: Repository, database_url: str, process: ProcessMetadata
 ) -> None:
     await repository.save(process)
@@ -194,7 +196,7 @@ async def test_unknown_processes(repository: Repository, engine: AsyncEngine, pr
     assert await numbers(engine) == (1, 0)
 
 
-async def test_all_that_is_in_the_way_of_a_batch_is_told(
+async def test_the_error_lists_all_conflicts_of_a_batch(
     repository: Repository, engine: AsyncEngine, process: ProcessMetadata
 ) -> None:
     await repository.save(process)

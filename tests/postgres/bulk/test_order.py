@@ -139,7 +139,7 @@ async def test_the_trail_is_in_the_given_order(repository: Repository, conn: Asy
         assert step_names(trail) == step_names(entries[number::20])
 
 
-async def test_errors_are_told_in_the_given_order(repository: Repository, conn: AsyncConnection | None) -> None:
+async def test_errors_are_in_the_order_of_the_items(repository: Repository, conn: AsyncConnection | None) -> None:
     """Also of domains, which come before the ids in the order of writing."""
     taken = [new_process().model_copy(update={"domain": f"domain {number % 3}"}) for number in range(30)]
     await repository.save_many(taken, conn)

@@ -258,7 +258,7 @@ async def test_what_is_not_the_librarys_own_is_the_servers_error(
 
 
 @pytest.mark.own_database
-async def test_its_own_key_is_told_though_another_is_taken_too(
+async def test_the_error_names_the_librarys_key_though_another_is_taken_too(
     limited: Limited, engine: AsyncEngine, database_url: str
 ) -> None:
     process = new_process()

@@ -209,9 +209,7 @@ async def test_the_loser_on_a_callers_connection_gets_a_typed_error_on_every_lev
         await conn.rollback()
 
 
-async def test_a_deadlock_is_an_error_that_says_that_the_transaction_can_be_run_again(
-    repository: Repository, engine: AsyncEngine
-) -> None:
+async def test_a_deadlock_is_a_retryable_error(repository: Repository, engine: AsyncEngine) -> None:
     one, two = new_process(), new_process()
     for process in (one, two):
         await repository.save(process)
@@ -232,7 +230,7 @@ async def test_a_deadlock_is_an_error_that_says_that_the_transaction_can_be_run_
     assert isinstance(error.__cause__, DBAPIError)
 
 
-async def test_a_lock_timeout_of_the_callers_is_told_as_a_lock(
+async def test_the_callers_lock_timeout_is_an_error_about_a_lock(
     repository: Repository, engine: AsyncEngine, process: ProcessMetadata
 ) -> None:
     await repository.save(process)

@@ -197,7 +197,7 @@ async def test_nothing_is_begun_committed_or_rolled_back_on_the_callers_connecti
     assert seen == ["begin", "commit"]
 
 
-async def test_a_savepoint_of_the_callers_undoes_what_was_done_since(case: Case, engine: AsyncEngine) -> None:
+async def test_the_callers_savepoint_undoes_what_was_done_since(case: Case, engine: AsyncEngine) -> None:
     kept, undone = new_process(), new_process()
     async with engine.begin() as conn:
         await case.repository.save(kept, conn)
@@ -261,7 +261,7 @@ async def refuse_at_commit(administrator: AsyncConnection, what: str) -> None:
 
 
 @pytest.mark.own_database
-async def test_an_object_whose_commit_failed_still_says_what_was_read(case: Case, administrator: AsyncEngine) -> None:
+async def test_an_object_whose_commit_failed_is_as_it_was_read(case: Case, administrator: AsyncEngine) -> None:
     async with administrator.begin() as conn:
         await refuse_at_commit(conn, "UPDATE")
     read = case.process.model_copy(deep=True)

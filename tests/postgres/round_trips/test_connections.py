@@ -146,7 +146,7 @@ async def test_a_connection_that_cannot_be_handed_back_as_it_came_is_closed(
         pool.assert_as_it_came(times=1)
 
 
-async def test_a_connection_that_was_not_started_is_told(application_url: str, plain: Repository) -> None:
+async def test_a_connection_that_was_not_started_is_an_error(application_url: str, plain: Repository) -> None:
     given = await given_process(plain)
     async with engine_of(made(), application_url) as engine:
         repository = PostgresProcessRepository(engine)

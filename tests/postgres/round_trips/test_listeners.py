@@ -103,7 +103,7 @@ EXECUTED = ["before_cursor_execute", "after_cursor_execute"]
 
 
 @pytest.mark.parametrize("name", ["as it comes", "SERIALIZABLE", "AUTOCOMMIT"])
-async def test_a_host_that_instruments_its_engine_hears_of_everything(
+async def test_listeners_of_an_engine_are_called_for_every_statement(
     application_url: str, shared_url: str, plain: Repository, name: str, subtests: pytest.Subtests
 ) -> None:
     async with engine_of(ENGINES[name], application_url) as engine:

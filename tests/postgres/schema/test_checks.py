@@ -90,7 +90,7 @@ ALLOWED = [
 
 
 @pytest.mark.parametrize(("name", "statement"), MADE_UP)
-def test_what_is_made_up_is_refused_whoever_writes_it(
+def test_made_up_rows_are_refused_from_every_writer(
     application: psycopg.Connection[Any], owner: psycopg.Connection[Any], name: str, statement: str
 ) -> None:
     for connection in (application, owner):
@@ -207,7 +207,7 @@ def test_without_rows_the_checks_of_a_table_are_valid_at_once(empty_database_url
     assert not_valid == {"process_status_known", "process_version_positive"}
 
 
-def test_checks_that_were_made_by_hand_are_in_nobodys_way(empty_database_url: str) -> None:
+def test_checks_that_were_made_by_hand_block_nobody(empty_database_url: str) -> None:
     """PostgreSQL names a CHECK by its table and column, if the one who writes it does not."""
     url = empty_database_url
     seed(url)

@@ -127,7 +127,7 @@ async def test_adoption_keeps_rows_and_the_repository_works_on_them(empty_databa
     await engine.dispose()
 
 
-def test_adoption_whatever_the_constraints_were_called(empty_database_url: str) -> None:
+def test_adoption_with_any_names_of_the_constraints(empty_database_url: str) -> None:
     url = empty_database_url
     seed(url)
     execute(
@@ -179,7 +179,7 @@ def test_many_rows_that_break_the_new_constraint_are_counted_and_the_first_twent
     assert [number for number in range(25) if f"0000000001{number:02}:" in told] == list(range(20))
 
 
-def test_a_baseline_that_was_not_stamped_is_told_how_to_adopt_it(empty_database_url: str) -> None:
+def test_a_baseline_that_was_not_stamped_is_an_error_with_the_remedy(empty_database_url: str) -> None:
     seed(empty_database_url)
     kept = rows(empty_database_url)
     result = alembic("upgrade", "head", url=empty_database_url)
@@ -254,7 +254,7 @@ def test_the_url_in_the_ini_file(empty_database_url: str, tmp_path: Path) -> Non
         ("postgresql://user:hunter2@host:port/x", "cannot be parsed"),
     ],
 )
-def test_no_usable_url_is_told_in_a_sentence(url: str | None, told: str) -> None:
+def test_an_unusable_url_is_an_error_in_one_sentence(url: str | None, told: str) -> None:
     result = alembic("upgrade", "head", url=url)
     assert result.returncode != 0
     assert told in result.stdout + result.stderr
@@ -277,7 +277,7 @@ def test_a_role_that_may_not_create_schemas_can_migrate_in_one_that_is_there(emp
         execute(empty_database_url, f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
-async def test_inside_a_transaction_of_the_hosts_and_a_running_loop(empty_database_url: str) -> None:
+async def test_inside_a_hosts_transaction_and_a_running_loop(empty_database_url: str) -> None:
     engine = create_async_engine(async_url(empty_database_url))
     config = alembic_config()
 

@@ -405,7 +405,7 @@ def test_check_notices_that_the_constraint_is_gone(database_url: str) -> None:
     assert "process_audit_reply_check" in result.stdout + result.stderr
 
 
-async def test_a_status_of_newer_software_is_in_nobodys_way(engine: AsyncEngine, database_url: str) -> None:
+async def test_a_status_of_newer_software_blocks_nobody(engine: AsyncEngine, database_url: str) -> None:
     repository: PostgresProcessRepository[JsonObject] = PostgresProcessRepository(engine)
     known, newer = new_process(), new_process()
     for process in (known, newer):

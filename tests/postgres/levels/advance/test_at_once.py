@@ -390,7 +390,7 @@ async def test_what_was_in_the_way_of_a_step_and_goes_before_it_is_looked_for(
 
 
 @pytest.mark.parametrize("count", [1, 2])
-async def test_a_savepoint_of_the_callers_survives_a_lock_timeout(committed: Waiting, count: int) -> None:
+async def test_the_callers_savepoint_survives_a_lock_timeout(committed: Waiting, count: int) -> None:
     """As with `update`: rolled back to the savepoint, the caller's transaction goes on."""
     repository, kept = committed.repository, new_process()
     sent = [new_command(f"step {number}") for number in range(count)]

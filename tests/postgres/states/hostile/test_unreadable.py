@@ -147,7 +147,7 @@ async def test_a_stored_time_that_python_does_not_have_is_an_error_of_its_row(
 
 @pytest.mark.parametrize("state", ["'{}'", in_an_object("'\"' || repeat('7', 400) || '\"'")], ids=["plain", "checked"])
 @pytest.mark.parametrize("year", ["0002", "1880", "2026"])
-async def test_a_time_is_read_right_whatever_the_zone_of_the_session_was_then(
+async def test_a_time_is_read_right_in_any_time_zone_of_the_session(
     owner: AsyncEngine, watch: psycopg.Connection[Any], process_id: UUID, year: str, state: str
 ) -> None:
     """In 1880 Amsterdam's clocks differed from UTC by minutes and seconds."""
