@@ -66,6 +66,7 @@ async def are_gone(administrator: AsyncEngine) -> None:
             await connection.rollback()  # within a transaction, the view stays the same
 
 
+@pytest.mark.own_database
 async def test_a_thousand_cancelled_tasks(
     small_pool: AsyncEngine, database_url: str, administrator: AsyncEngine, complaints: list[object]
 ) -> None:

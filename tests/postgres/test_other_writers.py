@@ -131,6 +131,7 @@ async def test_the_error_names_a_unique_index_of_the_host(
     assert caught.value.orig.diag.constraint_name in {"host_order_no", "host_step"}
 
 
+@pytest.mark.own_database
 @pytest.mark.parametrize("write", [log, advance], ids=lambda each: each.__name__)
 async def test_a_sequence_that_is_behind_after_a_restore(
     repository: Repository, database_url: str, write: Write

@@ -227,6 +227,7 @@ async def test_without_any_single_right_something_fails(engine: AsyncEngine, dat
     assert granted(database_url, server.application) == RIGHTS
 
 
+@pytest.mark.own_database
 @pytest.mark.parametrize("table", FIXED)
 async def test_every_column_is_read(engine: AsyncEngine, database_url: str, server: Server, table: str) -> None:
     """So that the right to SELECT from the whole table is not more than is needed either."""
@@ -397,6 +398,7 @@ def test_offline_sql_refuses_torn_replies_too(empty_database_url: str) -> None:
         execute(url, "UPDATE commandbus.process_audit SET received_at = NULL WHERE id = 2")
 
 
+@pytest.mark.own_database
 def test_check_notices_that_the_constraint_is_gone(database_url: str) -> None:
     command.check(alembic_config(database_url))
     execute(database_url, "ALTER TABLE commandbus.process_audit DROP CONSTRAINT process_audit_reply_check")

@@ -199,6 +199,7 @@ async def test_what_the_client_cannot_read_is_no_argument_at_fault(shared_url: s
         await narrow.dispose()
 
 
+@pytest.mark.own_database
 @pytest.mark.parametrize("on_connection", [False, True])
 async def test_what_exceeds_a_limit_of_the_server(
     engine_of_utf8: AsyncEngine, database_url: str, *, on_connection: bool
