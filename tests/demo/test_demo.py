@@ -265,6 +265,7 @@ async def test_an_untouched_replay_is_as_the_log_has_it(demo_engine: AsyncEngine
     assert (result.same_cases, result.cases, result.same_steps, result.steps) == (2, 2, 5, 5)
 
 
+@pytest.mark.own_database
 @pytest.mark.parametrize(
     ("change", "difference", "same"),
     [
@@ -338,6 +339,7 @@ def run_demo(*arguments: str, database_url: str | None = None) -> subprocess.Com
     )
 
 
+@pytest.mark.database
 def test_the_demo_on_an_embedded_server(tmp_path: Path) -> None:
     done = run_demo("--log", str(written(tmp_path, ORDERS)))
     assert (done.returncode, done.stderr) == (0, "")
@@ -361,6 +363,7 @@ async def stored_processes(engine: AsyncEngine) -> int:
         return int((await conn.execute(text("SELECT count(*) FROM commandbus.process"))).scalar_one())
 
 
+@pytest.mark.own_database
 async def test_a_failure_half_way_leaves_nothing(tmp_path: Path, database_url: str, demo_engine: AsyncEngine) -> None:
     async with demo_engine.begin() as conn:
         await conn.execute(
@@ -403,7 +406,7 @@ def test_the_demo_refuses_a_malformed_log_before_it_touches_the_database(tmp_pat
     assert "Traceback" not in done.stderr
 
 
-def test_the_demo_without_a_server_says_so(tmp_path: Path) -> None:
+def test_the_demo_without_a_server_is_an_error_in_one_line(tmp_path: Path) -> None:
     nowhere = "postgresql://me:secret@127.0.0.1:1/nowhere"
     done = run_demo("--log", str(written(tmp_path, ORDERS)), database_url=nowhere)
     assert done.returncode == 1

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Column, Table
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from commandbus_process import (
     ProcessAuditEntry,
@@ -26,8 +25,8 @@ from commandbus_process import (
     tables,
 )
 from commandbus_process.grants import grant_statements
+from tests.support.databases import DIALECT
 
-DIALECT = create_async_engine("postgresql+psycopg://").dialect
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
 
 

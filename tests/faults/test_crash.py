@@ -48,7 +48,7 @@ AUDIT, PROCESS = "commandbus.process_audit", "commandbus.process"
 
 @dataclass(frozen=True)
 class Damage:
-    """Something that is wrong with the acknowledged write of a kind, and what the verifier has to say of it."""
+    """Damage to an acknowledged write, and what the verifier must report."""
 
     kind: Kind
     script: str

@@ -23,7 +23,7 @@ from commandbus_process import (
     StepReply,
 )
 from commandbus_process.tables import SetBy, process, process_audit
-from tests.conftest import DOMAIN
+from tests.support.items import DOMAIN
 
 Repository = PostgresProcessRepository[JsonObject]
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""A connection that cannot be used is an error that says so, quotes no state, and leaves the connection as it was."""
+"""A connection that cannot be used is an error that says why, quotes no state, and leaves the connection as it was."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -19,7 +19,7 @@ from commandbus_process import (
     ProcessStatus,
     ReplyOutcome,
 )
-from tests.conftest import DOMAIN, new_process
+from tests.support.items import DOMAIN, new_process
 
 Repository = PostgresProcessRepository[JsonObject]
 

@@ -12,8 +12,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from commandbus_process.tables import process
-from tests.conftest import DOMAIN
 from tests.support.databases import async_url
+from tests.support.items import DOMAIN
 
 PAYLOAD = "hunter2"
 

@@ -26,8 +26,9 @@ from commandbus_process import (
     ReplyOutcome,
 )
 from commandbus_process.postgres._transaction import conflicts_told
-from tests.conftest import DOMAIN, new_process
 from tests.support.databases import async_url, execute
+from tests.support.items import DOMAIN, new_process
+from tests.support.triggers import trigger
 
 Repository = PostgresProcessRepository[JsonObject]
 
@@ -127,6 +128,7 @@ async def test_after_an_error_of_ours(
     assert await is_freed(REFUSED[call], engine, process, ProcessRepositoryError, on_connection=on_connection)
 
 
+@pytest.mark.own_database
 @pytest.mark.parametrize("on_connection", [False, True])
 @pytest.mark.parametrize("call", SENT)
 async def test_after_an_error_of_the_server(
@@ -141,17 +143,13 @@ async def test_after_an_error_of_the_server(
     assert await is_freed(SENT[call], engine, process, DBAPIError, on_connection=on_connection)
 
 
+@pytest.mark.own_database
 @pytest.mark.parametrize("sqlstate", ["40001", "40P01", "55P03", "54000", "23514"])
 async def test_after_an_error_of_the_server_that_we_have_a_name_for(
     engine: AsyncEngine, database_url: str, process: ProcessMetadata, sqlstate: str
 ) -> None:
     await Repository(engine).save(process)
-    execute(
-        database_url,
-        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
-        f"$$ BEGIN RAISE 'no' USING ERRCODE = '{sqlstate}'; END $$; "
-        "CREATE TRIGGER refuse BEFORE UPDATE ON commandbus.process FOR EACH ROW EXECUTE FUNCTION refuse()",
-    )
+    execute(database_url, trigger("BEFORE UPDATE ON commandbus.process", f"RAISE 'no' USING ERRCODE = '{sqlstate}';"))
 
     async def update(repository: Repository, process: ProcessMetadata, conn: AsyncConnection | None) -> None:
         await repository.update(process, conn)
@@ -240,7 +238,7 @@ async def test_threads_that_end_leave_no_greenlets(database_url: str, process: P
 
 
 async def test_results_arrive_at_the_task_that_asked(database_url: str) -> None:
-    """Also where tasks begin in the middle of others, as eager ones do (Python 3.12 and newer)."""
+    """Also if a task begins in the middle of another, as an eager one does (Python 3.12 and newer)."""
 
     async def work() -> None:
         factory: Any = getattr(asyncio, "eager_task_factory", None)

@@ -20,9 +20,8 @@ from commandbus_process import (
     ReplyOutcome,
     run_in_transaction,
 )
-from tests.conftest import new_process
 from tests.support.databases import Server, as_role, async_url, execute
-from tests.support.items import for_process
+from tests.support.items import for_process, new_process
 from tests.support.wire import wire_before
 
 Repository = PostgresProcessRepository[JsonObject]
@@ -184,7 +183,7 @@ def _row_level_security(shared_url: str) -> Generator[None]:
 
 
 def acting_for(engine: AsyncEngine, tenant: list[str]) -> None:
-    """As the documentation says: SET LOCAL in a listener to `begin`."""
+    """As in the documentation: SET LOCAL in a listener to `begin`."""
 
     def set_tenant(connection: Connection) -> None:
         connection.exec_driver_sql("SELECT set_config('application.tenant', %s, true)", (tenant[0],))

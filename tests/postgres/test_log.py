@@ -18,8 +18,8 @@ from commandbus_process import (
     run_in_transaction,
 )
 from commandbus_process import _log as log
-from tests.conftest import DOMAIN
 from tests.support.databases import async_url, execute
+from tests.support.items import DOMAIN
 
 Repository = PostgresProcessRepository[JsonObject]
 
@@ -85,6 +85,7 @@ def assert_tells_no_state(records: list[logging.LogRecord], engine: AsyncEngine)
         assert str(engine.url.database) not in told
 
 
+@pytest.mark.own_database
 @pytest.mark.parametrize("sqlstate", ["40001", "40P01"])
 async def test_a_lost_race_of_a_method_without_a_connection(
     engine: AsyncEngine,
@@ -104,6 +105,7 @@ async def test_a_lost_race_of_a_method_without_a_connection(
     assert_tells_no_state(records, engine)
 
 
+@pytest.mark.own_database
 async def test_a_transaction_that_is_run_again(
     engine: AsyncEngine, database_url: str, secret_process: ProcessMetadata, records: list[logging.LogRecord]
 ) -> None:
@@ -130,7 +132,7 @@ async def test_a_transaction_that_is_run_again(
 async def test_a_connection_that_is_not_given_back(
     engine: AsyncEngine, secret_process: ProcessMetadata, records: list[logging.LogRecord]
 ) -> None:
-    """Here a listener has begun a transaction behind the library's back; nobody may get it."""
+    """Here a listener has begun a transaction that the library does not know of. The connection must not be reused."""
 
     def begin(_connection: object, cursor: Any, *_: object) -> None:
         cursor.execute("BEGIN")

@@ -25,8 +25,9 @@ from commandbus_process import (
     StepReply,
 )
 from commandbus_process.migrations import alembic_config
-from tests.conftest import DOMAIN, new_process
 from tests.support.databases import async_url, execute
+from tests.support.items import DOMAIN, new_process
+from tests.support.triggers import trigger
 
 Repository = PostgresProcessRepository[JsonObject]
 
@@ -111,8 +112,9 @@ async def advance(repository: Repository, process_id: UUID, conn: AsyncConnectio
     await repository.advance(process, conn, sent=[command(), command()])
 
 
+@pytest.mark.own_database
 @pytest.mark.parametrize("write", [save, save_with_a_command, log, advance], ids=lambda each: each.__name__)
-async def test_a_unique_index_of_the_hosts_is_named_by_the_error(
+async def test_the_error_names_a_unique_index_of_the_host(
     repository: Repository, database_url: str, conn: AsyncConnection | None, write: Write
 ) -> None:
     process = new_process()
@@ -129,6 +131,7 @@ async def test_a_unique_index_of_the_hosts_is_named_by_the_error(
     assert caught.value.orig.diag.constraint_name in {"host_order_no", "host_step"}
 
 
+@pytest.mark.own_database
 @pytest.mark.parametrize("write", [log, advance], ids=lambda each: each.__name__)
 async def test_a_sequence_that_is_behind_after_a_restore(
     repository: Repository, database_url: str, write: Write
@@ -140,27 +143,23 @@ async def test_a_sequence_that_is_behind_after_a_restore(
         await write(repository, process.process_id, None)
 
 
-TRIGGER = """
-    CREATE FUNCTION public.host() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$;
-    CREATE TRIGGER host BEFORE INSERT ON commandbus.process_audit FOR EACH ROW EXECUTE FUNCTION public.host()
-"""
-
-
+@pytest.mark.own_database
 @pytest.mark.parametrize("write", [save_with_a_command, log, advance], ids=lambda each: each.__name__)
-async def test_what_a_trigger_of_the_hosts_says_arrives(
+async def test_an_error_that_a_hosts_trigger_raises_arrives(
     repository: Repository, database_url: str, write: Write
 ) -> None:
     """Also if it fails with the code that the library's own cast fails with."""
     process = new_process()
     await repository.save(process)
     body = "PERFORM 'no number of the host'::integer; RETURN NEW;"
-    execute(database_url, TRIGGER.format(body=body))
+    execute(database_url, trigger("BEFORE INSERT ON commandbus.process_audit", body))
     with pytest.raises(DBAPIError, match="no number of the host"):
         await write(repository, process.process_id, None)
 
 
+@pytest.mark.own_database
 async def test_a_first_command_that_a_trigger_swallows(repository: Repository, database_url: str) -> None:
-    execute(database_url, TRIGGER.format(body="RETURN NULL;"))
+    execute(database_url, trigger("BEFORE INSERT ON commandbus.process_audit"))
     for sent in ([command()], [command(), command()]):
         process = new_process()
         with pytest.raises(NothingWrittenError):
@@ -224,6 +223,7 @@ async def test_an_argument_of_another_kind(repository: Repository, argument: str
         assert caught.value.field == argument
 
 
+@pytest.mark.own_database
 async def test_versions_that_begin_anew_after_a_downgrade(database_url: str) -> None:
     engine = create_async_engine(async_url(database_url))
     repository, processes = PostgresProcessRepository(engine), [new_process(), new_process()]

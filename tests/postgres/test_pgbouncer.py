@@ -1,13 +1,9 @@
-"""Behind PgBouncer in transaction mode the contract holds too, with the engine settings that the README names.
+"""Behind PgBouncer in transaction mode, with the engine settings that the README names.
 
-The tests of the contract are imported, and find the fixtures of this file: an engine that reaches the database through
-a PgBouncer that serves each transaction from the other one of two connections.
+It serves each transaction from the other one of two connections. The contract runs behind it too.
 """
 
-import os
-import sys
-from collections.abc import AsyncIterator, Iterator
-from types import ModuleType
+from collections.abc import AsyncIterator
 from typing import Any
 
 import psycopg
@@ -20,70 +16,22 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from commandbus_process import PostgresProcessRepository
 from commandbus_process.migrations import alembic_config
-from tests.conftest import DOMAIN, new_process
-from tests.contract import conftest, test_advance, test_bulk, test_matching_rows, test_repository
-from tests.contract.test_advance import *  # noqa: F403
-from tests.contract.test_bulk import *  # noqa: F403
-from tests.contract.test_matching_rows import *  # noqa: F403
-from tests.contract.test_repository import *  # noqa: F403
-from tests.postgres.levels import test_contention, test_lock_order, test_locks, test_races, test_transactions
-from tests.postgres.levels.test_contention import *  # noqa: F403
-from tests.postgres.levels.test_lock_order import *  # noqa: F403
-from tests.postgres.levels.test_locks import *  # noqa: F403
-from tests.postgres.levels.test_races import *  # noqa: F403
-from tests.postgres.levels.test_transactions import *  # noqa: F403
-from tests.support import ROOT
 from tests.support.databases import Server, as_role, async_url, execute
-from tests.support.pgbouncer import BACKEND, MISSING, PROGRAM, PgBouncer, login_role, running_pgbouncer, version
-
-CONTRACT = (
-    test_advance,
-    test_bulk,
-    test_contention,
-    test_lock_order,
-    test_locks,
-    test_matching_rows,
-    test_races,
-    test_repository,
-    test_transactions,
+from tests.support.items import DOMAIN, new_process
+from tests.support.pgbouncer import (
+    BACKEND,
+    NOT_PREPARING,
+    PREPARING,
+    UNPREPARED,
+    PgBouncer,
+    login_role,
+    running_pgbouncer,
+    version,
 )
-
-# What the README tells: psycopg prepares no statements of its own accord, which another connection would not know.
-UNPREPARED: dict[str, Any] = {"prepare_threshold": None}
-
-# PgBouncer's own remedy, and its absence. Versions before 1.21 have no such setting; psycopg needs what 1.22 has.
-NOT_PREPARING = ["max_prepared_statements = 0"] if version() >= (1, 21) else []
-PREPARING = ["max_prepared_statements = 100"]
 
 WORKING = [pytest.param(NOT_PREPARING, UNPREPARED, id="nobody prepares")]
 if version() >= (1, 22):
     WORKING.append(pytest.param(PREPARING, {}, id="PgBouncer prepares"))
-
-
-# One database for most of the tests, as for the contract itself.
-shared_databases = conftest.shared_databases
-database_url = conftest.database_url
-
-
-@pytest.fixture(scope="module")
-def installed() -> None:
-    """Skips where there is no PgBouncer, except in CI, where that would hide that nothing was proved."""
-    if PROGRAM is None and os.environ.get("CI") == "true":
-        pytest.fail(MISSING)
-    if PROGRAM is None:
-        pytest.skip(MISSING)
-
-
-@pytest.fixture(scope="module")
-def login(installed: None, newest_server: Server) -> Iterator[str]:  # noqa: ARG001 - else no server is needed
-    with login_role(newest_server.url, newest_server.application) as name:
-        yield name
-
-
-@pytest.fixture(scope="module")
-def pgbouncer(newest_server: Server, login: str) -> Iterator[PgBouncer]:
-    with running_pgbouncer(newest_server.url, login, *NOT_PREPARING) as running:
-        yield running
 
 
 @pytest.fixture
@@ -92,26 +40,10 @@ def application_url(pgbouncer: PgBouncer, database_url: str) -> str:
 
 
 @pytest.fixture
-async def engine(application_url: str, isolation_level: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_async_engine(async_url(application_url), isolation_level=isolation_level, connect_args=UNPREPARED)
+async def engine(application_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_async_engine(async_url(application_url), connect_args=UNPREPARED)
     yield engine
     await engine.dispose()
-
-
-def contract_of(module: ModuleType) -> dict[str, object]:
-    return {name: value for name, value in vars(module).items() if name.startswith("test_") and callable(value)}
-
-
-def test_the_whole_contract_is_imported() -> None:
-    """Every module; and no two tests of one name, of which one would hide the other."""
-    folders = ROOT / "tests/contract", ROOT / "tests/postgres/levels"
-    files = {path.stem for folder in folders for path in folder.glob("test_*.py")}
-    assert {module.__name__.rpartition(".")[2] for module in CONTRACT} == files
-    here = contract_of(sys.modules[__name__])
-    for module in CONTRACT:
-        found = contract_of(module)
-        assert found
-        assert {name: here.get(name) for name in found} == found
 
 
 async def backend(connection: AsyncConnection) -> int:
@@ -188,7 +120,8 @@ def test_settings_in_the_options_of_a_connection_are_refused(application_url: st
         psycopg.connect(as_role(application_url, newest_server.application))
 
 
-def test_migrations_go_through_it_as_they_are(installed: None, newest_server: Server, empty_database_url: str) -> None:  # noqa: ARG001
+@pytest.mark.usefixtures("login")
+def test_migrations_go_through_it_as_they_are(newest_server: Server, empty_database_url: str) -> None:
     database = make_url(empty_database_url).database
     execute(empty_database_url, f"GRANT CREATE ON DATABASE {database} TO {newest_server.migrator}")
     with (

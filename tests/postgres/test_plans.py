@@ -12,10 +12,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from commandbus_process import PostgresProcessRepository, tables
 from commandbus_process.postgres import _listing
-from tests.conftest import new_process
-from tests.support.databases import Server, as_role, async_url, fresh_database
-from tests.support.items import new_entry
-from tests.support.statements import DIALECT, STATEMENTS
+from tests.support.databases import DIALECT, Server, as_role, async_url, fresh_database
+from tests.support.items import new_entry, new_process
+from tests.support.statements import STATEMENTS
 
 PROCESSES = 32_000
 
@@ -86,7 +85,7 @@ def statement_of(name: str) -> ClauseElement:
 
 @pytest.fixture(scope="module", params=["ANALYZE", "VACUUM ANALYZE"])
 def filled_url(request: pytest.FixtureRequest, newest_server: Server) -> Iterator[str]:
-    """A database that the server knows well; without VACUUM an index alone does not tell which rows are visible."""
+    """A database with statistics. Without VACUUM, an index alone does not show which rows are visible."""
     with fresh_database(newest_server.url, newest_server.template) as url:
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute(FILL.encode())

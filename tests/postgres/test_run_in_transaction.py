@@ -24,8 +24,8 @@ from commandbus_process import (
     TransactionConflictError,
     run_in_transaction,
 )
-from tests.conftest import DOMAIN, new_process
 from tests.support.databases import async_url, execute
+from tests.support.items import DOMAIN, new_process
 
 Repository = PostgresProcessRepository[JsonObject]
 
@@ -125,7 +125,7 @@ async def test_an_error_of_ours_that_is_retryable(engine: AsyncEngine, repositor
 
 
 @pytest.mark.parametrize("sqlstate", ["40001", "40P01"])
-async def test_a_statement_of_the_callers_own(engine: AsyncEngine, sqlstate: str) -> None:
+async def test_a_statement_that_the_caller_runs(engine: AsyncEngine, sqlstate: str) -> None:
     calls = 0
 
     async def work(conn: AsyncConnection) -> int:
@@ -178,7 +178,7 @@ async def test_the_commit_is_what_fails(shared_url: str) -> None:
     [("40001", TransactionConflictError), ("40P01", DeadlockError)],
     ids=str,
 )
-async def test_the_last_error_is_one_of_ours(
+async def test_the_last_error_is_raised_by_the_library(
     engine: AsyncEngine, sqlstate: str, expected: type[TransactionConflictError]
 ) -> None:
     calls = 0
@@ -196,7 +196,7 @@ async def test_the_last_error_is_one_of_ours(
     assert isinstance(caught.value.__cause__, DBAPIError)
 
 
-async def test_the_last_error_of_ours_is_raised_as_it_is(engine: AsyncEngine) -> None:
+async def test_the_last_error_of_the_library_is_raised_as_it_is(engine: AsyncEngine) -> None:
     errors = [ConcurrentUpdateError(DOMAIN, uuid4(), 1, 2), ProcessLockedError()]
 
     async def work(_conn: AsyncConnection) -> None:

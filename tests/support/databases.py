@@ -1,5 +1,6 @@
 """Servers and databases for the tests: an embedded PostgreSQL or one that is named, a fresh database for each test."""
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ import psycopg
 from alembic.command import upgrade
 from psycopg import sql
 from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from commandbus_process.grants import grant_statements
 from commandbus_process.migrations import alembic_config
@@ -45,6 +47,14 @@ class Server:
 
 
 @contextmanager
+def one_at_a_time() -> Generator[None]:
+    """Keep other processes out. As root, `get_server` adds a user if there is none, and two at once would collide."""
+    with (Path(tempfile.gettempdir()) / "commandbus-test.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
 def running_server(version: object = NEWEST) -> Generator[str]:
     """Give the URL of the server that TEST_DATABASE_URL names, else of an embedded one that is stopped afterwards."""
     if NAMED:
@@ -52,7 +62,8 @@ def running_server(version: object = NEWEST) -> Generator[str]:
         return
     assert isinstance(version, int)
     folder = Path(tempfile.mkdtemp(prefix="commandbus-test-"))
-    server = get_server(folder / "data", cleanup_mode=None, postgres_version=version)
+    with one_at_a_time():
+        server = get_server(folder / "data", cleanup_mode=None, postgres_version=version)
     try:
         url = server.get_uri()
         with psycopg.connect(url, autocommit=True) as connection:
@@ -68,7 +79,7 @@ def running_server(version: object = NEWEST) -> Generator[str]:
 
 @contextmanager
 def prepared_server(version: object = NEWEST) -> Generator[Server]:
-    """Give a server with its roles and its migrated database; whatever was made on it is dropped."""
+    """Give a server with its roles and its migrated database. Everything that was made on it is dropped."""
     with running_server(version) as url, roles(url) as (migrator, application), fresh_database(url) as database:
         execute(database, f"GRANT CREATE ON DATABASE {make_url(database).database} TO {migrator}")
         owner = as_role(database, migrator)
@@ -134,3 +145,6 @@ def as_role(url: str, role: str) -> str:
 
 def async_url(url: str) -> str:
     return make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+
+
+DIALECT = create_async_engine("postgresql+psycopg://").dialect

@@ -1,9 +1,7 @@
-"""Processes and steps by the thousand, and a look at what becomes of them, for the tests of the bulk methods."""
+"""Processes and steps, also by the thousand, and counts of what is stored."""
 
 import asyncio
-import gc
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
@@ -14,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from commandbus_process import ProcessAuditEntry, ProcessMetadata
 from commandbus_process.tables import process as process_table
 from commandbus_process.tables import process_audit
-from tests.conftest import new_process
 
+DOMAIN = "orders"
 BATCH = 1_000  # how many items go with one statement at the most
 LONGEST_TEXT = 1_000_000  # characters of the items of one statement, unless a single one is longer
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -40,6 +38,15 @@ async def asynchronous(items: Iterable[ItemT]) -> AsyncGenerator[ItemT]:
     for item in items:
         await asyncio.sleep(0)
         yield item
+
+
+def new_process(process_id: UUID | None = None) -> ProcessMetadata:
+    return ProcessMetadata(
+        domain=DOMAIN,
+        process_id=process_id or uuid4(),
+        process_type="order",
+        state={"total": 12.5, "items": ["book", None, True]},
+    )
 
 
 def new_entry(step_name: str = "reserve", **changes: Any) -> ProcessAuditEntry:
@@ -74,32 +81,6 @@ async def numbers(engine: AsyncEngine) -> tuple[int, int]:
         processes = (await connection.execute(select(func.count()).select_from(process_table))).scalar_one()
         entries = (await connection.execute(select(func.count()).select_from(process_audit))).scalar_one()
         return processes, entries
-
-
-@asynccontextmanager
-async def no_task_is_left() -> AsyncGenerator[None]:
-    """Fails where what was done inside is still going on in some task, or begins one afterwards.
-
-    A generator that was not closed does that when it is collected.
-    """
-    before = asyncio.all_tasks()
-    yield
-    assert asyncio.all_tasks() <= before
-    begun: list[object] = []
-
-    def note(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
-        begun.append(coroutine)
-        return asyncio.Task(coroutine, loop=loop, **options)
-
-    loop = asyncio.get_running_loop()
-    loop.set_task_factory(note)
-    try:
-        gc.collect()
-        for _ in range(5):
-            await asyncio.sleep(0)
-    finally:
-        loop.set_task_factory(None)
-    assert begun == []
 
 
 class Statements:

@@ -13,20 +13,21 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from sqlalchemy.engine import URL, make_url
 
 from tests.support.databases import execute
 
-# Debian installs it where an ordinary user's PATH does not lead.
+# Debian installs it in a folder that is not on an ordinary user's PATH.
 PROGRAM = shutil.which("pgbouncer", path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"]))
 MISSING = "the program `pgbouncer` is not installed (Debian: apt-get install pgbouncer)"
 
 BACKEND = "SELECT pg_backend_pid()"
 
-# Two connections to the server for each database, which take turns: whoever runs two transactions, even one after the
-# other, is served by both. No file of PgBouncer's own and no socket but the one on the loopback interface.
+# Two connections to the server for each database, which take turns: a client that runs two transactions, even one after
+# the other, is served by both. No file of PgBouncer's own and no socket but the one on the loopback interface.
 CONFIGURATION = """
 [databases]
 * = host={host} port={port} user={role} password={role}
@@ -55,6 +56,14 @@ def version() -> tuple[int, ...]:
     return tuple(int(part) for part in found.groups())
 
 
+# What the documentation asks for: psycopg prepares no statements. Another connection would not know them.
+UNPREPARED: dict[str, Any] = {"prepare_threshold": None}
+
+# PgBouncer's own remedy, and its absence. Versions before 1.21 have no such setting; psycopg needs what 1.22 has.
+NOT_PREPARING = ["max_prepared_statements = 0"] if version() >= (1, 21) else []
+PREPARING = ["max_prepared_statements = 100"]
+
+
 @contextmanager
 def login_role(server_url: str, member_of: str) -> Generator[str]:
     """Make a role that may log in, with its own name as password, and has what another role has."""
@@ -73,7 +82,7 @@ class PgBouncer:
     port: int
 
     def in_front_of(self, database_url: str) -> str:
-        """Return the way to the same database through it, which begins with two open connections to the server.
+        """Return the URL of the same database through PgBouncer, which has two open connections to the server then.
 
         PgBouncer opens a second one only when the first is busy; then they take turns.
         """
@@ -90,7 +99,7 @@ class PgBouncer:
 
 @contextmanager
 def running_pgbouncer(server_url: str, role: str, *settings: str) -> Generator[PgBouncer]:
-    """Start PgBouncer, which logs in to the server as a role whose password is its name, and end it.
+    """Start PgBouncer and end it. It logs in to the server as a role whose password is its name.
 
     Args:
         server_url: What it stands in front of.
@@ -126,7 +135,7 @@ def running_pgbouncer(server_url: str, role: str, *settings: str) -> Generator[P
 
 
 def _identity(host: str) -> tuple[int, int]:
-    """Return whom to run it as: not root, which it refuses, but a user who may enter the folder of the socket."""
+    """Return the user to run it as: not root, which it refuses, but one who may enter the socket's folder."""
     if os.geteuid() != 0:
         return os.geteuid(), os.getegid()
     owner = Path(host).stat().st_uid if host.startswith("/") else 0

@@ -1,4 +1,4 @@
-"""What a worker does about an error that says that the transaction can be run again."""
+"""What a worker does about an error after which the transaction can be run again."""
 
 from sqlalchemy.exc import DBAPIError
 

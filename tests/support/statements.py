@@ -1,11 +1,8 @@
 """All statements of the library, by their names."""
 
 from sqlalchemy import ClauseElement, Insert, Select, Update
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from commandbus_process.postgres import _advance, _bulk, _statements
-
-DIALECT = create_async_engine("postgresql+psycopg://").dialect
 
 STATEMENTS: dict[str, ClauseElement] = {
     name: value

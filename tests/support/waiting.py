@@ -9,7 +9,13 @@ _WAITING = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_d
 
 
 async def is_waiting_for_a_lock(administrator: AsyncEngine, sessions: int = 1) -> None:
-    """Return once as many sessions of this database wait for another's lock; an application's role cannot see that."""
+    """Return once this many sessions of the database wait for a lock. An application's role cannot see that."""
     async with asyncio.timeout(30), administrator.connect() as connection:
         while (await connection.execute(_WAITING)).scalar_one() < sessions:
             await connection.rollback()  # within a transaction, the view stays the same
+
+
+async def waiting_sessions(administrator: AsyncEngine) -> int:
+    """The number of sessions of this database that wait for a lock."""
+    async with administrator.connect() as connection:
+        return int((await connection.execute(_WAITING)).scalar_one())

@@ -1,4 +1,4 @@
-"""A proxy before a PostgreSQL server that tells what was said on the wire, whatever the client thinks that it did."""
+"""A proxy before a PostgreSQL server that records what really goes over the wire."""
 
 import asyncio
 from collections.abc import AsyncGenerator

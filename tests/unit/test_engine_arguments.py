@@ -15,7 +15,7 @@ ENGINE = create_async_engine(URL)
 
 
 def engine_of_another_driver() -> AsyncEngine:
-    """A real engine of SQLAlchemy's for asyncpg, which need not be installed for that."""
+    """A real SQLAlchemy engine for asyncpg, which need not be installed."""
     asyncpg = ModuleType("asyncpg")
     asyncpg.paramstyle = "numeric_dollar"  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
     return create_async_engine("postgresql+asyncpg://me:secret@localhost/none", module=asyncpg)

@@ -95,7 +95,7 @@ def test_lookups_and_bad_values_are_the_built_in_errors_too() -> None:
     assert issubclass(InvalidInputError, ValueError)
 
 
-def test_where_nothing_differs_no_difference_is_told() -> None:
+def test_without_a_difference_none_is_in_the_message() -> None:
     """`advance` of a step of which another part was in the way."""
     logged = StepAlreadyLoggedError(*KEY, RECORDED, RECORDED, [])
     replied = ReplyConflictError(*KEY, RECORDED, RECORDED, is_same=True)
@@ -126,7 +126,7 @@ def test_an_error_of_many_items_keeps_the_others_on_its_way_to_another_process()
     assert ProcessAlreadyExistsError(*KEY).other_errors == ()
 
 
-def test_a_single_error_of_many_items_is_told_as_it_is() -> None:
+def test_a_single_error_is_raised_as_it_is() -> None:
     raise_with_others([])
     with pytest.raises(ProcessNotFoundError) as caught:
         raise_with_others([ProcessNotFoundError(*KEY)])

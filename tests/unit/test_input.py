@@ -19,7 +19,9 @@ from commandbus_process import (
     ReplyOutcome,
     StepReply,
 )
-from tests.conftest import DOMAIN, new_process
+from tests.support.items import DOMAIN, new_process
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 NAIVE = datetime(2026, 3, 1, 12)  # noqa: DTZ001 - what is refused
 Repository = PostgresProcessRepository
@@ -57,7 +59,7 @@ BAD_FIELDS = [
     ("state", None),
     ("state", [1]),
     ("state", "text"),
-    ("state", {"when": datetime.now(UTC)}),
+    ("state", {"when": NOON}),
     ("state", {"total": float("nan")}),
     ("state", {1: "key"}),
     ("misspelt", 1),
@@ -190,7 +192,7 @@ def test_a_literal_backslash_u0000_is_no_nul() -> None:
     assert json_object_text({"a": "\\u0000"}, "state") == '{"a":"\\\\u0000"}'
 
 
-async def test_an_error_says_where_and_not_what(unreachable: Repository) -> None:
+async def test_an_error_names_the_place_and_quotes_no_value(unreachable: Repository) -> None:
     process = new_process()
     process.state["items"] = [{"price": float("nan"), "secret": "hunter2"}]
     with pytest.raises(InvalidInputError) as caught:
@@ -277,7 +279,7 @@ async def test_a_reply_without_outcome(unreachable: Repository) -> None:
     [
         ({"command_type": ""}, "command_type"),
         ({"reply_data": {"a": 1}}, "reply_outcome"),
-        ({"received_at": datetime.now(UTC)}, "reply_outcome"),
+        ({"received_at": NOON}, "reply_outcome"),
     ],
     ids=str,
 )

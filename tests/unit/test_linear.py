@@ -1,4 +1,4 @@
-"""No text makes reading or writing take more than in proportion to its length: whoever sends replies chooses them."""
+"""Reading and writing take time in proportion to the length of a text. Senders of replies choose those texts."""
 
 import time
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from pydantic import BaseModel
 from commandbus_process import InvalidInputError
 from commandbus_process._json import as_stored, check_numbers, json_object_text
 from commandbus_process._states import States
-from tests.postgres.states.test_state import process_with
+from tests.support.states import process_with
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """The least of three times on the processor, which other programs disturb least."""
+    """The least of three times: other programs disturb that least."""
     taken: list[float] = []
     for _ in range(3):
         start = time.thread_time()

@@ -14,7 +14,8 @@ from commandbus_process import ProcessStatus
 from commandbus_process._arguments import sorted_statuses
 from commandbus_process.postgres import _listing
 from tests.support import ROOT
-from tests.support.statements import DIALECT, STATEMENTS
+from tests.support.databases import DIALECT
+from tests.support.statements import STATEMENTS
 
 FOLDER = ROOT / "tests/sql"
 ONE, TWO = ("WAITING",), ("FAILED", "WAITING")
@@ -44,8 +45,8 @@ def written(statement: ClauseElement) -> str:
 BY_FILE = dict(statements())
 
 
-@pytest.mark.parametrize("name", BY_FILE)
-def test_a_statement_is_what_its_file_says(name: str) -> None:
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_a_statement_is_the_one_in_its_file(name: str) -> None:
     file = FOLDER / f"{name}.sql"
     if os.environ.get("WRITE_SQL"):
         file.write_text(written(BY_FILE[name]))
@@ -82,7 +83,7 @@ def test_only_what_is_a_status_gets_into_a_statement() -> None:
     ],
     ids=["one order", "the other, and one twice", "none"],
 )
-def test_statuses_in_whatever_order_are_one_statement(statuses: Collection[ProcessStatus]) -> None:
+def test_statuses_in_any_order_are_one_statement(statuses: Collection[ProcessStatus]) -> None:
     """Which is prepared once."""
     assert _listing.find_by_status(sorted_statuses(statuses)) is _listing.find_by_status(TWO)
     assert _listing.claim(sorted_statuses(statuses)) is _listing.claim(TWO)

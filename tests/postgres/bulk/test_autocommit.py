@@ -18,9 +18,17 @@ from commandbus_process import (
     ProcessNotFoundError,
 )
 from commandbus_process.tables import process as process_table
-from tests.conftest import DOMAIN, new_process
-from tests.faults.test_cancellation import Cancelled
-from tests.support.items import BATCH, bad_process, for_process, new_entries, new_processes, numbers
+from tests.support.cancelling import Cancelled, completed
+from tests.support.items import (
+    BATCH,
+    DOMAIN,
+    bad_process,
+    for_process,
+    new_entries,
+    new_process,
+    new_processes,
+    numbers,
+)
 from tests.support.waiting import is_waiting_for_a_lock
 
 Repository = PostgresProcessRepository[Any]
@@ -108,15 +116,11 @@ async def test_a_transactional_connection_stays_one(engine: AsyncEngine) -> None
     await only.dispose()
 
 
-async def _run(operation: Awaitable[None]) -> None:
-    await operation
-
-
 async def test_cancelled_wherever_it_waits(repository: Repository, in_autocommit: AsyncEngine) -> None:
     cancelled = 0
     for point in count(1):
         operation = Cancelled(saved(repository), point, 0)
-        task = asyncio.create_task(_run(operation))
+        task = asyncio.create_task(completed(operation))
         await asyncio.wait([task])
         cancelled += task.cancelled()
         async with in_autocommit.connect() as conn:

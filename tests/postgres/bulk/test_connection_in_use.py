@@ -16,8 +16,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from commandbus_process import InvalidInputError, PostgresProcessRepository, ProcessMetadata, ProcessStatus
 from commandbus_process.postgres._transaction import check_not_in_use, savepoint_open
-from tests.conftest import DOMAIN, new_process
-from tests.support.items import bad_process, for_process, new_entries, new_entry, new_processes, numbers
+from tests.support.items import (
+    DOMAIN,
+    bad_process,
+    for_process,
+    new_entries,
+    new_entry,
+    new_process,
+    new_processes,
+    numbers,
+)
 
 Repository = PostgresProcessRepository[Any]
 
@@ -89,7 +97,7 @@ async def test_a_call_of_another_task_is_refused(
             task.cancel()
         await asyncio.wait([task])
         assert task.cancelled() is (end == "cancelled")
-        # It is free again, whatever came of the call.
+        # It is free again, whether or not the call succeeded.
         again = await repository.get_by_id(DOMAIN, there.process_id, conn)
         assert again is not None
         await other(repository, again, conn)
@@ -112,7 +120,7 @@ async def test_another_connection_is_free(repository: Repository, engine: AsyncE
 
 
 async def test_two_that_begin_at_once(repository: Repository, engine: AsyncEngine) -> None:
-    """Between looking and reserving there is no room for another task."""
+    """No other task can run between the check and the reservation."""
     async with engine.begin() as conn:
         await conn.execute(text("SELECT 1"))
         calls = [repository.save_many(new_processes(3), conn) for _ in range(3)]

@@ -1,4 +1,4 @@
-"""What the bulk methods take their items from, which they refuse, and what they do to the tasks beside them."""
+"""Which items the bulk methods take, which they refuse, and what they do to other tasks."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -22,9 +22,24 @@ from commandbus_process import (
     ReplyOutcome,
 )
 from commandbus_process.tables import process as process_table
-from tests.conftest import DOMAIN, new_process
-from tests.contract.test_bulk import NOT_A_NUMBER, stored
-from tests.postgres.states.test_state import (
+from tests.support.bulk_failures import NOT_A_NUMBER, stored
+from tests.support.databases import execute
+from tests.support.items import (
+    BATCH,
+    DOMAIN,
+    LONGEST_TEXT,
+    NOON,
+    Statements,
+    Step,
+    bad_entry,
+    bad_process,
+    for_process,
+    new_entry,
+    new_process,
+    new_processes,
+    numbers,
+)
+from tests.support.states import (
     EXPRESS,
     ORDER,
     REFUND,
@@ -34,20 +49,6 @@ from tests.postgres.states.test_state import (
     RefundState,
     Shipment,
     process_with,
-)
-from tests.support.databases import execute
-from tests.support.items import (
-    BATCH,
-    LONGEST_TEXT,
-    NOON,
-    Statements,
-    Step,
-    bad_entry,
-    bad_process,
-    for_process,
-    new_entry,
-    new_processes,
-    numbers,
 )
 
 Repository = PostgresProcessRepository[JsonObject]
@@ -86,7 +87,7 @@ async def test_typed_states_are_stored_as_save_stores_them(
         await repository.update(process)
 
 
-async def test_what_was_known_of_a_deleted_process_says_nothing_about_the_new_one(
+async def test_knowledge_about_a_deleted_process_is_not_used_for_a_new_one(
     repository: Repository, database_url: str, conn: Connection
 ) -> None:
     """An update leaves out a state that the row is known to have; this row is another one, at the same version."""
@@ -197,7 +198,9 @@ WRONG_ARGUMENTS: dict[str, tuple[str, Any, str, str]] = {
 
 
 @pytest.mark.parametrize("wrong", WRONG_ARGUMENTS)
-async def test_wrong_arguments_are_told_before_any_sql(repository: Repository, engine: AsyncEngine, wrong: str) -> None:
+async def test_wrong_arguments_are_refused_before_any_sql(
+    repository: Repository, engine: AsyncEngine, wrong: str
+) -> None:
     method, items, field, reason = WRONG_ARGUMENTS[wrong]
     statements = Statements(engine)
     with pytest.raises(InvalidInputError, match=reason) as caught:
@@ -207,7 +210,7 @@ async def test_wrong_arguments_are_told_before_any_sql(repository: Repository, e
 
 
 @pytest.mark.parametrize("field", REFUSED)
-async def test_what_cannot_be_stored_is_told_with_its_position(
+async def test_the_error_names_the_position_of_what_cannot_be_stored(
     repository: Repository, engine: AsyncEngine, field: str
 ) -> None:
     await repository.save(new_process(EXISTING))
@@ -233,7 +236,7 @@ async def test_a_session_in_place_of_a_connection_is_refused_with_the_remedy(
                 await call
 
 
-async def test_an_error_of_the_callers_is_not_taken_for_one_of_ours(
+async def test_an_error_in_the_callers_code_is_not_translated(
     repository: Repository, engine: AsyncEngine, conn: Connection
 ) -> None:
     """It may be the server's too, from another connection."""

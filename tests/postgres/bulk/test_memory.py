@@ -10,14 +10,15 @@ from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from commandbus_process import JsonObject, PostgresProcessRepository, ProcessMetadata
-from tests.conftest import DOMAIN, new_process
 from tests.support.items import (
     BATCH,
+    DOMAIN,
     LONGEST_TEXT,
     asynchronous,
     bad_entry,
     for_process,
     new_entry,
+    new_process,
     new_processes,
     numbers,
 )

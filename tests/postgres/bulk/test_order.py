@@ -19,14 +19,15 @@ from commandbus_process import (
     StepAlreadyLoggedError,
 )
 from commandbus_process.postgres import _batches as batches
-from tests.conftest import DOMAIN, new_process
 from tests.support.items import (
+    DOMAIN,
     NOON,
     Step,
     bad_process,
     for_process,
     new_entries,
     new_entry,
+    new_process,
     new_processes,
     numbers,
     step_names,
@@ -51,7 +52,7 @@ DEADLOCKS = text("SELECT deadlocks FROM pg_stat_database WHERE datname = current
 
 
 async def deadlocks(engine: AsyncEngine, administrator: AsyncEngine) -> int:
-    """How many the server has found, also those that no error tells of; sessions count theirs when they end."""
+    """How many the server has found, also without an error. A session reports its number when it ends."""
     await engine.dispose()
     async with asyncio.timeout(30), administrator.connect() as conn:
         while (await conn.execute(SESSIONS)).scalar_one() > 1:
@@ -66,6 +67,7 @@ async def until_both_wait(holder: AsyncConnection, administrator: AsyncEngine) -
     return 0
 
 
+@pytest.mark.own_database
 async def test_processes_in_opposite_order_do_not_deadlock(
     repository: Repository, engine: AsyncEngine, administrator: AsyncEngine
 ) -> None:
@@ -80,6 +82,7 @@ async def test_processes_in_opposite_order_do_not_deadlock(
     assert await deadlocks(engine, administrator) == 0
 
 
+@pytest.mark.own_database
 @pytest.mark.parametrize("way", ["by COPY", "by INSERT"])
 async def test_steps_in_opposite_order_do_not_deadlock(
     repository: Repository, engine: AsyncEngine, administrator: AsyncEngine, way: str
@@ -101,6 +104,7 @@ async def test_steps_in_opposite_order_do_not_deadlock(
     assert await deadlocks(engine, administrator) == 0
 
 
+@pytest.mark.own_database
 async def test_processes_by_insert_in_opposite_order_do_not_deadlock(
     repository: Repository, engine: AsyncEngine, administrator: AsyncEngine
 ) -> None:
@@ -135,7 +139,7 @@ async def test_the_trail_is_in_the_given_order(repository: Repository, conn: Asy
         assert step_names(trail) == step_names(entries[number::20])
 
 
-async def test_errors_are_told_in_the_given_order(repository: Repository, conn: AsyncConnection | None) -> None:
+async def test_errors_are_in_the_order_of_the_items(repository: Repository, conn: AsyncConnection | None) -> None:
     """Also of domains, which come before the ids in the order of writing."""
     taken = [new_process().model_copy(update={"domain": f"domain {number % 3}"}) for number in range(30)]
     await repository.save_many(taken, conn)

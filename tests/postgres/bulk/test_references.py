@@ -22,9 +22,17 @@ from commandbus_process import (
     ProcessNotFoundError,
     StepAlreadyLoggedError,
 )
-from tests.conftest import DOMAIN, new_process
-from tests.contract.test_bulk import CallersError
-from tests.support.items import BATCH, bad_entry, bad_process, for_process, new_entry, new_processes
+from tests.support.bulk_failures import CallersError
+from tests.support.items import (
+    BATCH,
+    DOMAIN,
+    bad_entry,
+    bad_process,
+    for_process,
+    new_entry,
+    new_process,
+    new_processes,
+)
 from tests.support.waiting import is_waiting_for_a_lock
 
 Repository = PostgresProcessRepository[Any]
@@ -45,7 +53,7 @@ class Held:
 
 
 class Watched:
-    """Gives generators, and says how many of them, and of what they hold, are still alive."""
+    """Makes generators, and counts how many of them, and of their items, are still alive."""
 
     def __init__(self) -> None:
         self._alive: list[weakref.ref[object]] = []

@@ -1,4 +1,4 @@
-"""Every method writes to the schema that a `schema_translate_map` says: here, a schema for each tenant."""
+"""Every method writes to the schema that a `schema_translate_map` names: here, a schema for each tenant."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import nullcontext
@@ -19,9 +19,8 @@ from commandbus_process import (
 )
 from commandbus_process.tables import metadata, process_audit
 from commandbus_process.tables import process as process_table
-from tests.conftest import DOMAIN, new_process
 from tests.support.databases import async_url
-from tests.support.items import for_process, new_entries, new_entry, new_processes
+from tests.support.items import DOMAIN, for_process, new_entries, new_entry, new_process, new_processes
 
 TENANTS = ("tenant_a", 'Tenant "B".x')  # one whose name has to be quoted
 Repository = PostgresProcessRepository[Any]
@@ -119,6 +118,7 @@ CALLS: dict[str, tuple[Callable[[Repository, AsyncConnection | None], Awaitable[
 }
 
 
+@pytest.mark.own_database
 @pytest.mark.parametrize("tenant", TENANTS)
 @pytest.mark.parametrize("where", ["engine", "engine's connection", "connection"])
 @pytest.mark.parametrize("call", CALLS)
@@ -133,6 +133,7 @@ async def test_only_the_tenants_schema_is_written(tenants: AsyncEngine, call: st
     assert await numbers(tenants) == dict.fromkeys(("commandbus", *TENANTS), (0, 0)) | {tenant: expected}
 
 
+@pytest.mark.own_database
 async def test_one_id_in_two_schemas_is_two_processes(tenants: AsyncEngine) -> None:
     processes = list(new_processes(2))
     for tenant in TENANTS:

@@ -18,9 +18,9 @@ from commandbus_process import (
     ProcessMetadata,
     ProcessStatus,
 )
-from tests.conftest import DOMAIN, new_process
 from tests.support.databases import execute
-from tests.support.items import BATCH, for_process, new_entries, new_entry, new_processes, numbers
+from tests.support.items import BATCH, DOMAIN, for_process, new_entries, new_entry, new_process, new_processes, numbers
+from tests.support.triggers import trigger
 from tests.support.waiting import is_waiting_for_a_lock
 
 Repository = PostgresProcessRepository[Any]
@@ -87,17 +87,14 @@ def texts_of(error: BaseException | None) -> str:
 # Locks and limits.
 
 
+@pytest.mark.own_database
 @pytest.mark.parametrize("as_trigger", [False, True], ids=["plain", "row by row"])
 async def test_a_lock_timeout_ends_the_one_wait(
     limited: Limited, engine: AsyncEngine, administrator: AsyncEngine, database_url: str, *, as_trigger: bool
 ) -> None:
     """With a trigger, COPY writes row by row, and its errors would quote the row."""
     if as_trigger:
-        execute(
-            database_url,
-            "CREATE FUNCTION pass() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;"
-            "CREATE TRIGGER pass BEFORE INSERT ON commandbus.process FOR EACH ROW EXECUTE FUNCTION pass()",
-        )
+        execute(database_url, trigger("BEFORE INSERT ON commandbus.process", "RETURN NEW;"))
     process, waits = new_process(), 0
     await limited.begin("lock_timeout '500ms'")
     async with engine.connect() as holder:
@@ -168,15 +165,12 @@ async def test_a_statement_that_is_cut_off_by_the_server(
     await limited.assert_alive(engine, 0)
 
 
+@pytest.mark.own_database
 async def test_an_error_that_a_trigger_raises_arrives_with_its_text(
     limited: Limited, engine: AsyncEngine, database_url: str
 ) -> None:
-    execute(
-        database_url,
-        "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$ BEGIN RAISE 'no room left' USING ERRCODE = 'disk_full'; END $$;"
-        "CREATE TRIGGER full_disk BEFORE INSERT ON commandbus.process_audit FOR EACH ROW EXECUTE FUNCTION full_disk()",
-    )
+    body = "RAISE 'no room left' USING ERRCODE = 'disk_full';"
+    execute(database_url, trigger("BEFORE INSERT ON commandbus.process_audit", body))
     process = new_process()
     await PostgresProcessRepository(engine).save(process)
     await limited.begin()
@@ -243,6 +237,7 @@ HOSTS: dict[str, tuple[str, Callable[[Repository, AsyncConnection | None], Await
 }
 
 
+@pytest.mark.own_database
 @pytest.mark.parametrize("constraint", HOSTS)
 async def test_what_is_not_the_librarys_own_is_the_servers_error(
     limited: Limited, engine: AsyncEngine, database_url: str, constraint: str
@@ -262,7 +257,8 @@ async def test_what_is_not_the_librarys_own_is_the_servers_error(
     assert (await numbers(engine))[1] == 21
 
 
-async def test_its_own_key_is_told_though_another_is_taken_too(
+@pytest.mark.own_database
+async def test_the_error_names_the_librarys_key_though_another_is_taken_too(
     limited: Limited, engine: AsyncEngine, database_url: str
 ) -> None:
     process = new_process()
@@ -278,6 +274,7 @@ async def test_its_own_key_is_told_though_another_is_taken_too(
 # What COPY cannot do, INSERT does.
 
 
+@pytest.mark.own_database
 async def test_rows_under_row_level_security_are_inserted(
     limited: Limited, engine: AsyncEngine, database_url: str
 ) -> None:
@@ -295,15 +292,11 @@ async def test_rows_under_row_level_security_are_inserted(
     await limited.assert_alive(engine, BATCH + 1)
 
 
+@pytest.mark.own_database
 async def test_a_process_that_a_trigger_swallows_does_not_exist_already(
     limited: Limited, engine: AsyncEngine, database_url: str
 ) -> None:
-    execute(
-        database_url,
-        "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;"
-        "CREATE TRIGGER swallow BEFORE INSERT ON commandbus.process FOR EACH ROW "
-        "WHEN (NEW.status = 'FAILED') EXECUTE FUNCTION swallow()",
-    )
+    execute(database_url, trigger("BEFORE INSERT ON commandbus.process WHEN (NEW.status = 'FAILED')"))
     await limited.begin()
     process = secret_process(status=ProcessStatus.FAILED)
     with pytest.raises(NothingWrittenError) as caught:

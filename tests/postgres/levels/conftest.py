@@ -1,5 +1,5 @@
-"""As for the contract: every test in this folder runs on each isolation level and each server."""
+"""Every test in this folder runs on each server and isolation level, and behind PgBouncer."""
 
-from tests.contract.conftest import database_url, isolation_level, server, shared_databases
+from tests.support.places import application_url, engine, isolation_level, place, server
 
-__all__ = ["database_url", "isolation_level", "server", "shared_databases"]
+__all__ = ["application_url", "engine", "isolation_level", "place", "server"]

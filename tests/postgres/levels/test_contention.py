@@ -16,7 +16,7 @@ from commandbus_process import (
     ReplyConflictError,
     ReplyOutcome,
 )
-from tests.conftest import DOMAIN, new_process
+from tests.support.items import DOMAIN, new_process
 from tests.support.retrying import assert_can_be_run_again
 
 WORKERS = 16

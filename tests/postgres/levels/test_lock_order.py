@@ -16,7 +16,7 @@ from commandbus_process import (
     ReplyOutcome,
     StepReply,
 )
-from tests.conftest import DOMAIN, new_process
+from tests.support.items import DOMAIN, new_process
 from tests.support.waiting import is_waiting_for_a_lock
 
 Repository = PostgresProcessRepository[JsonObject]

@@ -21,7 +21,7 @@ from commandbus_process import (
     ReplyOutcome,
     TransactionConflictError,
 )
-from tests.conftest import DOMAIN, new_process
+from tests.support.items import DOMAIN, new_process
 from tests.support.retrying import assert_can_be_run_again
 from tests.support.waiting import is_waiting_for_a_lock
 

@@ -25,8 +25,8 @@ from commandbus_process import (
     StepAlreadyLoggedError,
     tables,
 )
-from tests.conftest import DOMAIN, new_process
 from tests.support.databases import execute
+from tests.support.items import DOMAIN, new_process
 from tests.support.waiting import is_waiting_for_a_lock
 
 Repository = PostgresProcessRepository
@@ -160,7 +160,7 @@ async def test_the_loser_on_a_callers_connection_gets_a_typed_error_on_every_lev
     isolation_level: str,
     write: str,
 ) -> None:
-    """The same error as under READ COMMITTED where the level lets the loser see why; else one that says: run again."""
+    """The error of READ COMMITTED if the level lets the loser see why. Otherwise an error that you can retry."""
     unsaved = new_process()
     await repository.save(process)
     logged = ProcessAuditEntry(step_name="reserve", command_id=uuid4(), command_type="Reserve")
@@ -209,9 +209,7 @@ async def test_the_loser_on_a_callers_connection_gets_a_typed_error_on_every_lev
         await conn.rollback()
 
 
-async def test_a_deadlock_is_an_error_that_says_that_the_transaction_can_be_run_again(
-    repository: Repository, engine: AsyncEngine
-) -> None:
+async def test_a_deadlock_is_a_retryable_error(repository: Repository, engine: AsyncEngine) -> None:
     one, two = new_process(), new_process()
     for process in (one, two):
         await repository.save(process)
@@ -232,7 +230,7 @@ async def test_a_deadlock_is_an_error_that_says_that_the_transaction_can_be_run_
     assert isinstance(error.__cause__, DBAPIError)
 
 
-async def test_a_lock_timeout_of_the_callers_is_told_as_a_lock(
+async def test_the_callers_lock_timeout_is_an_error_about_a_lock(
     repository: Repository, engine: AsyncEngine, process: ProcessMetadata
 ) -> None:
     await repository.save(process)

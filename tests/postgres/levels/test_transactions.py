@@ -32,8 +32,9 @@ from commandbus_process import (
     TransactionConflictError,
 )
 from commandbus_process.tables import process_audit
-from tests.conftest import DOMAIN, new_process
 from tests.support.databases import write_unchecked
+from tests.support.items import DOMAIN, new_process
+from tests.support.triggers import trigger
 
 Repository = PostgresProcessRepository
 
@@ -114,14 +115,7 @@ async def read_a_locked_process(case: Case, conn: AsyncConnection) -> None:
 
 async def log_where_a_trigger_forbids_it(case: Case, conn: AsyncConnection) -> None:
     async with case.administrator.begin() as other:
-        await other.execute(
-            text("CREATE FUNCTION forbid() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$")
-        )
-        await other.execute(
-            text(
-                "CREATE TRIGGER forbid BEFORE INSERT ON commandbus.process_audit FOR EACH ROW EXECUTE FUNCTION forbid()"
-            )
-        )
+        await other.exec_driver_sql(trigger("BEFORE INSERT ON commandbus.process_audit"))
     await case.repository.log_step(DOMAIN, case.process.process_id, case.other_entry(command_id=uuid4()), conn)
 
 
@@ -135,6 +129,7 @@ def test_every_error_that_leaves_the_transaction_alive_is_attempted_below() -> N
     assert subclasses(ProcessRepositoryError) - bases - aborted_by_the_server == set(ATTEMPTS)
 
 
+@pytest.mark.own_database
 @pytest.mark.parametrize("error", ATTEMPTS, ids=lambda error: error.__name__)
 async def test_an_error_leaves_the_callers_transaction_alive(
     error: type[ProcessRepositoryError], case: Case, engine: AsyncEngine
@@ -202,7 +197,7 @@ async def test_nothing_is_begun_committed_or_rolled_back_on_the_callers_connecti
     assert seen == ["begin", "commit"]
 
 
-async def test_a_savepoint_of_the_callers_undoes_what_was_done_since(case: Case, engine: AsyncEngine) -> None:
+async def test_the_callers_savepoint_undoes_what_was_done_since(case: Case, engine: AsyncEngine) -> None:
     kept, undone = new_process(), new_process()
     async with engine.begin() as conn:
         await case.repository.save(kept, conn)
@@ -213,6 +208,7 @@ async def test_a_savepoint_of_the_callers_undoes_what_was_done_since(case: Case,
     assert await case.repository.get_by_id(DOMAIN, undone.process_id) is None
 
 
+@pytest.mark.own_database
 async def test_one_transaction_with_the_applications_own_tables(
     case: Case, engine: AsyncEngine, administrator: AsyncEngine
 ) -> None:
@@ -261,18 +257,11 @@ async def test_without_a_connection_nothing_stays_borrowed(case: Case, engine: A
 
 async def refuse_at_commit(administrator: AsyncConnection, what: str) -> None:
     """Add a constraint that is checked at COMMIT, and not met there."""
-    await administrator.execute(
-        text("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused at commit'; END $$")
-    )
-    await administrator.execute(
-        text(
-            f"CREATE CONSTRAINT TRIGGER refuse AFTER {what} ON commandbus.process "
-            "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()"
-        )
-    )
+    await administrator.exec_driver_sql(trigger(f"AFTER {what} ON commandbus.process", "RAISE 'refused at commit';"))
 
 
-async def test_an_object_whose_commit_failed_still_says_what_was_read(case: Case, administrator: AsyncEngine) -> None:
+@pytest.mark.own_database
+async def test_an_object_whose_commit_failed_is_as_it_was_read(case: Case, administrator: AsyncEngine) -> None:
     async with administrator.begin() as conn:
         await refuse_at_commit(conn, "UPDATE")
     read = case.process.model_copy(deep=True)
@@ -281,6 +270,7 @@ async def test_an_object_whose_commit_failed_still_says_what_was_read(case: Case
     assert case.process == read
 
 
+@pytest.mark.own_database
 async def test_a_process_whose_insertion_was_refused_at_commit_has_no_version(
     case: Case, administrator: AsyncEngine
 ) -> None:
@@ -292,6 +282,7 @@ async def test_a_process_whose_insertion_was_refused_at_commit_has_no_version(
     assert process.version is None
 
 
+@pytest.mark.own_database
 async def test_errors_of_the_server_pass_through(case: Case, administrator: AsyncEngine) -> None:
     async with administrator.begin() as conn:
         await conn.execute(text("DROP TABLE commandbus.process_audit"))

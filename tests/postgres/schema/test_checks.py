@@ -1,4 +1,4 @@
-"""What the database refuses whoever writes, and that adopted rows and other software go on as before."""
+"""What the database refuses from every writer. Adopted rows and other software go on as before."""
 
 import re
 from collections.abc import Iterator
@@ -15,11 +15,25 @@ from sqlalchemy.schema import CreateSchema
 from commandbus_process import JsonObject, PostgresProcessRepository, ProcessStatus, ReplyOutcome
 from commandbus_process.migrations import alembic_config
 from commandbus_process.tables import metadata
-from tests.postgres.schema.test_migrations import COMMAND, FIRST, SECOND, alembic, described, rows, seed
-from tests.postgres.schema.test_migrations_at_once import locked, upgrades, wait_until, waiting
-from tests.postgres.schema.test_rights import STEP, adopted, attempt, revision_of
 from tests.support import ROOT
-from tests.support.databases import Server, as_role, async_url, execute, fresh_database
+from tests.support.databases import Server, async_url, execute, fresh_database
+from tests.support.schema import (
+    COMMAND,
+    FIRST,
+    SECOND,
+    STEP,
+    adopted,
+    alembic,
+    attempt,
+    described,
+    locked,
+    revision_of,
+    rows,
+    seed,
+    upgrades,
+    wait_until,
+    waiting,
+)
 
 REVISION = (ROOT / "alembic/versions/0004_compensations_and_checks.py").read_text()
 PROCESS = "commandbus.process (domain, process_id, process_type"
@@ -40,18 +54,6 @@ def shared_url(newest_server: Server) -> Iterator[str]:
             """,
         )
         yield url
-
-
-@pytest.fixture(scope="module")
-def application(shared_url: str, newest_server: Server) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(as_role(shared_url, newest_server.application)) as connection:
-        yield connection
-
-
-@pytest.fixture(scope="module")
-def owner(shared_url: str) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(shared_url) as connection:
-        yield connection
 
 
 def new_step(columns: str, values: str) -> str:
@@ -88,7 +90,7 @@ ALLOWED = [
 
 
 @pytest.mark.parametrize(("name", "statement"), MADE_UP)
-def test_what_is_made_up_is_refused_whoever_writes_it(
+def test_made_up_rows_are_refused_from_every_writer(
     application: psycopg.Connection[Any], owner: psycopg.Connection[Any], name: str, statement: str
 ) -> None:
     for connection in (application, owner):
@@ -140,7 +142,7 @@ MENDING = f"""
     UPDATE commandbus.process_audit SET reply_outcome = 'FAILED' WHERE id = 1;
     UPDATE commandbus.process_audit SET reply_data = NULL WHERE id = 2;
 """
-# The docstring of the revision says how to find the rows, and how to validate.
+# The queries that the revision's docstring gives: to find the rows, and to validate.
 FINDING = [f"SELECT {each}" for each in re.findall(r"^    SELECT (.+?);$", REVISION, re.MULTILINE | re.DOTALL)][:2]
 VALIDATING = re.findall(r"^    (ALTER TABLE \S+ VALIDATE CONSTRAINT \w+);$", REVISION, re.MULTILINE)
 
@@ -205,7 +207,7 @@ def test_without_rows_the_checks_of_a_table_are_valid_at_once(empty_database_url
     assert not_valid == {"process_status_known", "process_version_positive"}
 
 
-def test_checks_that_were_made_by_hand_are_in_nobodys_way(empty_database_url: str) -> None:
+def test_checks_that_were_made_by_hand_block_nobody(empty_database_url: str) -> None:
     """PostgreSQL names a CHECK by its table and column, if the one who writes it does not."""
     url = empty_database_url
     seed(url)

@@ -16,10 +16,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from commandbus_process import JsonObject, PostgresProcessRepository, ProcessMetadata
 from commandbus_process.guards import guard_statements, main
 from commandbus_process.migrations import alembic_config
-from tests.postgres.schema.test_migrations import COMMAND, FIRST, SECOND, described, rows
-from tests.postgres.schema.test_rights import STEP, adopted, attempt, do_everything, revision_of
 from tests.support import ROOT
 from tests.support.databases import Server, as_role, execute, fresh_database
+from tests.support.everything import do_everything
+from tests.support.schema import COMMAND, FIRST, SECOND, STEP, adopted, attempt, described, revision_of, rows
 
 INSTALL, REMOVE = "; ".join(guard_statements()), "; ".join(guard_statements(remove=True))
 OPEN, REPLIED = UUID(int=8), COMMAND
@@ -99,18 +99,6 @@ def shared_url(newest_server: Server) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="module")
-def application(shared_url: str, newest_server: Server) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(as_role(shared_url, newest_server.application)) as connection:
-        yield connection
-
-
-@pytest.fixture(scope="module")
-def owner(shared_url: str) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(shared_url) as connection:
-        yield connection
-
-
 def refused(connection: psycopg.Connection[Any], statement: str) -> psycopg.errors.Diagnostic:
     with pytest.raises(psycopg.errors.RestrictViolation) as caught:
         attempt(connection, statement)
@@ -155,6 +143,7 @@ def guarded_url(database_url: str, server: Server) -> str:
     return database_url
 
 
+@pytest.mark.own_database
 async def test_the_library_does_all_of_its_work(guarded_url: str, engine: AsyncEngine) -> None:
     """Every method on every path that has a statement of its own, delivered twice, in bulk, and with locks."""
     await do_everything(engine)
@@ -163,6 +152,7 @@ async def test_the_library_does_all_of_its_work(guarded_url: str, engine: AsyncE
         assert connection.execute(triggers.encode()).fetchone() == (4,)
 
 
+@pytest.mark.own_database
 async def test_a_refusal_is_an_error_of_sqlalchemys(
     guarded_url: str, engine: AsyncEngine, process: ProcessMetadata
 ) -> None:

@@ -2,8 +2,6 @@
 
 import logging
 import os
-import subprocess
-import sys
 from pathlib import Path
 from uuid import UUID
 
@@ -20,79 +18,12 @@ from commandbus_process import PostgresProcessRepository, ProcessAuditEntry, Pro
 from commandbus_process.migrations import alembic_config
 from tests.support import ROOT
 from tests.support.databases import Server, async_url, execute, fresh_database
-
-BASELINE = (Path(__file__).parent / "baseline.sql").read_text()
-FIRST, SECOND = UUID(int=1), UUID(int=2)
-COMMAND = UUID(int=7)
-
-
-def alembic(*arguments: str, url: str | None) -> subprocess.CompletedProcess[str]:
-    """Run the command as a user does, in the repository's root."""
-    environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
-    if url is not None:
-        environment["DATABASE_URL"] = url
-    return subprocess.run(
-        [sys.executable, "-m", "alembic", *arguments],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-
-
-def succeeds(*arguments: str, url: str | None) -> str:
-    result = alembic(*arguments, url=url)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
-
-
-def described(url: str) -> dict[str, set[tuple[object, ...]]]:
-    """What the catalogue says of every table in the schema: columns, constraints and indexes, by their definitions."""
-    queries = {
-        "columns": "SELECT table_name, column_name, data_type, character_maximum_length, is_nullable, column_default "
-        "FROM information_schema.columns WHERE table_schema = 'commandbus'",
-        "constraints": "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint "
-        "WHERE connamespace = to_regnamespace('commandbus') AND contype <> 'n'",
-        "indexes": "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'commandbus'",
-    }
-    with psycopg.connect(url) as connection:
-        return {
-            what: {row for row in connection.execute(query.encode()) if "version" not in str(row[0])}
-            for what, query in queries.items()
-        }
+from tests.support.schema import BASELINE, COMMAND, FIRST, SECOND, alembic, described, rows, seed, succeeds
 
 
 def without_other_tables(description: dict[str, set[tuple[object, ...]]]) -> dict[str, set[tuple[object, ...]]]:
     ours = {"process", "process_audit", "commandbus.process", "commandbus.process_audit"}
     return {what: {row for row in rows if row[0] in ours} for what, rows in description.items()}
-
-
-def seed(url: str) -> None:
-    """The tables made by hand, and rows in them."""
-    execute(url, BASELINE)
-    execute(
-        url,
-        f"""
-        INSERT INTO commandbus.process (domain, process_id, process_type, status, state) VALUES
-            ('orders', '{FIRST}', 'order', 'WAITING', '{{"total": 12.5}}'),
-            ('orders', '{SECOND}', 'order', 'PENDING', '{{}}');
-        INSERT INTO commandbus.process_audit
-            (domain, process_id, step_name, command_id, command_type, command_data, sent_at, reply_outcome, received_at)
-        VALUES
-            ('orders', '{FIRST}', 'reserve', '{COMMAND}', 'Reserve', '{{"a": 1}}', '2026-03-01T12:00Z',
-                'SUCCESS', '2026-03-01T12:01Z'),
-            ('orders', '{FIRST}', 'charge', '{UUID(int=8)}', 'Charge', NULL, '2026-03-01T12:02Z', NULL, NULL),
-            ('orders', '{SECOND}', 'reserve', '{COMMAND}', 'Reserve', NULL, '2026-03-01T12:00Z', NULL, NULL);
-        """,
-    )
-
-
-def rows(url: str) -> list[tuple[object, ...]]:
-    with psycopg.connect(url) as connection:
-        columns = "domain, process_id, process_type, status, state, created_at, updated_at"
-        processes = connection.execute(f"SELECT {columns} FROM commandbus.process ORDER BY process_id".encode())
-        columns = "id, domain, process_id, step_name, command_id, command_data, sent_at, reply_outcome, received_at"
-        return [
-            *processes.fetchall(),
-            *connection.execute(f"SELECT {columns} FROM commandbus.process_audit ORDER BY id".encode()).fetchall(),
-        ]
 
 
 def test_up_down_and_up_again(empty_database_url: str) -> None:
@@ -151,6 +82,7 @@ def test_a_hosts_connection_with_our_schema_on_its_search_path(database_url: str
     engine.dispose()
 
 
+@pytest.mark.own_database
 @pytest.mark.parametrize(
     "drift",
     [
@@ -195,7 +127,7 @@ async def test_adoption_keeps_rows_and_the_repository_works_on_them(empty_databa
     await engine.dispose()
 
 
-def test_adoption_whatever_the_constraints_were_called(empty_database_url: str) -> None:
+def test_adoption_with_any_names_of_the_constraints(empty_database_url: str) -> None:
     url = empty_database_url
     seed(url)
     execute(
@@ -247,7 +179,7 @@ def test_many_rows_that_break_the_new_constraint_are_counted_and_the_first_twent
     assert [number for number in range(25) if f"0000000001{number:02}:" in told] == list(range(20))
 
 
-def test_a_baseline_that_was_not_stamped_is_told_how_to_adopt_it(empty_database_url: str) -> None:
+def test_a_baseline_that_was_not_stamped_is_an_error_with_the_remedy(empty_database_url: str) -> None:
     seed(empty_database_url)
     kept = rows(empty_database_url)
     result = alembic("upgrade", "head", url=empty_database_url)
@@ -322,7 +254,7 @@ def test_the_url_in_the_ini_file(empty_database_url: str, tmp_path: Path) -> Non
         ("postgresql://user:hunter2@host:port/x", "cannot be parsed"),
     ],
 )
-def test_no_usable_url_is_told_in_a_sentence(url: str | None, told: str) -> None:
+def test_an_unusable_url_is_an_error_in_one_sentence(url: str | None, told: str) -> None:
     result = alembic("upgrade", "head", url=url)
     assert result.returncode != 0
     assert told in result.stdout + result.stderr
@@ -345,7 +277,7 @@ def test_a_role_that_may_not_create_schemas_can_migrate_in_one_that_is_there(emp
         execute(empty_database_url, f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
-async def test_inside_a_transaction_of_the_hosts_and_a_running_loop(empty_database_url: str) -> None:
+async def test_inside_a_hosts_transaction_and_a_running_loop(empty_database_url: str) -> None:
     engine = create_async_engine(async_url(empty_database_url))
     config = alembic_config()
 

@@ -1,73 +1,13 @@
 """Several upgrades of one database at the same time, and one that is killed: one schema, whole or not there."""
 
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from typing import Any
-
 import psycopg
 from alembic import command
 
 from commandbus_process.migrations import alembic_config
-from tests.postgres.schema.test_migrations import described, rows, seed
-from tests.support import ROOT
 from tests.support.databases import Server, fresh_database
+from tests.support.schema import PATIENCE, described, locked, rows, seed, upgrades, wait_until, waiting
 
 AT_ONCE = 8
-PATIENCE = 120  # seconds
-
-Upgrade = subprocess.Popen[str]
-
-
-@contextmanager
-def upgrades(url: str, number: int) -> Generator[list[Upgrade]]:
-    """Start `alembic upgrade head` in so many processes, as users do; none of them is left behind."""
-    started: list[Upgrade] = []
-    environment = {**os.environ, "DATABASE_URL": url}
-    try:
-        for _ in range(number):
-            process = subprocess.Popen(
-                [sys.executable, "-m", "alembic", "upgrade", "head"],
-                cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                text=True,
-            )  # fmt: skip
-            started.append(process)
-        yield started
-    finally:
-        for process in started:
-            process.kill()
-            process.communicate(timeout=PATIENCE)
-
-
-@contextmanager
-def locked(url: str, table: str, mode: str) -> Generator[psycopg.Connection[Any]]:
-    """Hold a lock that upgrades run into, until the block ends."""
-    with psycopg.connect(url) as connection:
-        connection.execute(f"LOCK TABLE {table} IN {mode} MODE".encode())
-        yield connection
-        connection.rollback()
-
-
-def wait_until(condition: Callable[[], bool], processes: list[Upgrade]) -> None:
-    """Return once the condition holds; fail if a process ends before that."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        for process in processes:
-            assert process.poll() is None, process.communicate(timeout=PATIENCE)
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def waiting(connection: psycopg.Connection[Any]) -> list[tuple[int, str]]:
-    """The sessions of this database that wait for a lock, and their statements."""
-    connection.execute("SELECT pg_stat_clear_snapshot()")  # else the view stays the same within a transaction
-    found = connection.execute(
-        "SELECT pid, query FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    )
-    return found.fetchall()
 
 
 def revisions(url: str) -> list[tuple[str]]:

@@ -14,17 +14,14 @@ import pytest
 from alembic import command
 from alembic.util import CommandError
 from psycopg import sql
-from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from commandbus_process import (
     JsonObject,
     PostgresProcessRepository,
-    ProcessAlreadyExistsError,
     ProcessAuditEntry,
     ProcessMetadata,
-    ProcessNotFoundError,
     ProcessStatus,
     ReplyConflictError,
     ReplyOutcome,
@@ -34,11 +31,24 @@ from commandbus_process import (
 from commandbus_process.grants import main
 from commandbus_process.migrations import alembic_config
 from commandbus_process.tables import metadata
-from tests.conftest import DOMAIN, new_process
-from tests.postgres.schema.test_migrations import COMMAND, FIRST, SECOND, alembic, described, rows, seed, succeeds
 from tests.support import ROOT
 from tests.support.databases import Server, as_role, async_url, execute, fresh_database, write_unchecked
-from tests.support.items import for_process
+from tests.support.everything import do_everything
+from tests.support.items import DOMAIN, new_process
+from tests.support.schema import (
+    COMMAND,
+    FIRST,
+    SECOND,
+    STEP,
+    VERSIONS,
+    adopted,
+    alembic,
+    attempt,
+    described,
+    revision_of,
+    rows,
+    succeeds,
+)
 
 # What the issue calls "exactly the rights that the repository needs", column by column.
 COMMAND_COLUMNS = ["step_name", "command_id", "command_type", "command_data", "sent_at", "compensates"]
@@ -92,33 +102,12 @@ def shared_url(newest_server: Server) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="module")
-def application(shared_url: str, newest_server: Server) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(as_role(shared_url, newest_server.application)) as connection:
-        yield connection
-
-
-@pytest.fixture(scope="module")
-def owner(shared_url: str) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(shared_url) as connection:
-        yield connection
-
-
-def attempt(connection: psycopg.Connection[Any], statement: str) -> None:
-    try:
-        connection.execute(statement.encode())
-    finally:
-        connection.rollback()
-
-
 def granted(url: str, role: str) -> set[tuple[str, str, str]]:
     with psycopg.connect(url) as connection:
         quoted = sql.Identifier(role).as_string(connection)
         return set(connection.execute(GRANTED.encode(), {"role": quoted}).fetchall())
 
 
-STEP = "commandbus.process_audit (domain, process_id, step_name, command_id, command_type, sent_at"
-VERSIONS = "commandbus.commandbus_process_version"
 REFUSED = [
     "DELETE FROM commandbus.process_audit",
     "DELETE FROM commandbus.process WHERE false",
@@ -205,79 +194,6 @@ def test_the_rights_are_these_and_no_others(shared_url: str, newest_server: Serv
         assert for_everybody.fetchall() == []
 
 
-def new_command() -> ProcessAuditEntry:
-    return ProcessAuditEntry(step_name="pack", command_id=uuid4(), command_type="Pack", command_data={"boxes": 1})
-
-
-async def advance_in_every_way(
-    repository: PostgresProcessRepository[JsonObject], domain: str, process_id: UUID
-) -> None:
-    """With and without a reply and commands; each time twice, as a redelivery would, if it can be recognised."""
-    for commands in (0, 1, 2):
-        for is_replied in (False, True):
-            process = await repository.get_by_id(domain, process_id)
-            assert process is not None
-            first = new_command()
-            await repository.log_step(domain, process_id, first)
-            reply = first.model_copy(update={"reply_outcome": ReplyOutcome.SUCCESS}) if is_replied else None
-            sent = [new_command() for _ in range(commands)]
-            again = process.model_copy(deep=True)
-            assert await repository.advance(process, reply=reply, sent=sent)
-            if is_replied or sent:
-                assert not await repository.advance(again, reply=reply, sent=sent)
-
-
-async def do_everything_in_bulk(
-    repository: PostgresProcessRepository[JsonObject], domain: str, process_id: UUID
-) -> None:
-    """What is new, what is delivered again, and what is in the way."""
-    processes = [new_process(), new_process()]
-    assert await repository.save_many(processes) == 2
-    with pytest.raises(ProcessAlreadyExistsError):
-        await repository.save_many([new_process(), *processes])
-    entries = [new_command(), new_command()]
-    for new_ones in (2, 0):
-        assert await repository.log_many(for_process(domain, process_id, entries)) == new_ones
-        steps = [(DOMAIN, process.process_id, entries[0]) for process in processes]
-        assert await repository.log_many(steps) == new_ones
-    assert await repository.log_many(for_process(domain, process_id, [*entries, new_command()])) == 1
-    with pytest.raises(ProcessNotFoundError):
-        await repository.log_many(for_process(domain, uuid4(), entries))
-
-
-async def do_everything(engine: AsyncEngine) -> None:
-    """Call every method on every path that has a statement of its own, and read the revision."""
-    repository: PostgresProcessRepository[JsonObject] = PostgresProcessRepository(engine)
-    process = new_process()
-    sent = ProcessAuditEntry(step_name="reserve", command_id=uuid4(), command_type="Reserve", command_data={})
-    replied = sent.model_copy(update={"reply_outcome": ReplyOutcome.SUCCESS, "received_at": sent.sent_at})
-    key = DOMAIN, process.process_id
-    await repository.save(process)
-    await repository.update(process)
-    await repository.update(process.model_copy(update={"version": None}))
-    for _ in range(2):
-        await repository.log_step(*key, sent)
-    for _ in range(2):
-        await repository.update_step_reply(*key, sent.command_id, replied)
-    await repository.get_by_id(*key)
-    await repository.find_by_status(DOMAIN, list(ProcessStatus))
-    await repository.get_audit_trail(*key)
-    assert await repository.get_completed_steps(*key) == ["reserve"]
-    assert [entry.step_name for entry in await repository.get_steps_to_compensate(*key)] == ["reserve"]
-    await repository.get_steps_to_compensate(*key, include_unknown=True)
-    for count in (1, 2):
-        await repository.save(new_process(), sent=[new_command() for _ in range(count)])
-    async with engine.begin() as conn:
-        assert not await repository.update_step_reply(*key, sent.command_id, replied, conn)
-    await advance_in_every_way(repository, *key)
-    await do_everything_in_bulk(repository, *key)
-    async with engine.connect() as conn:
-        for lock in (True, "nowait", "skip_locked"):
-            await repository.get_by_id(*key, conn, for_update=lock)
-        assert await repository.claim(DOMAIN, list(ProcessStatus), conn, limit=1)
-        await conn.execute(text(f"SELECT version_num FROM {VERSIONS}"))
-
-
 @pytest.fixture
 async def engine(database_url: str, server: Server) -> AsyncIterator[AsyncEngine]:
     engine = create_async_engine(async_url(as_role(database_url, server.application)))
@@ -311,6 +227,7 @@ async def test_without_any_single_right_something_fails(engine: AsyncEngine, dat
     assert granted(database_url, server.application) == RIGHTS
 
 
+@pytest.mark.own_database
 @pytest.mark.parametrize("table", FIXED)
 async def test_every_column_is_read(engine: AsyncEngine, database_url: str, server: Server, table: str) -> None:
     """So that the right to SELECT from the whole table is not more than is needed either."""
@@ -429,19 +346,6 @@ REPAIR = (
 )
 
 
-def adopted(url: str, revision: str) -> None:
-    """Tables made by hand, with rows, at a revision; quicker than the command, which others test."""
-    seed(url)
-    command.stamp(alembic_config(url), "0001")
-    command.upgrade(alembic_config(url), revision)
-
-
-def revision_of(url: str) -> object:
-    with psycopg.connect(url) as connection:
-        [(found,)] = connection.execute(f"SELECT version_num FROM {VERSIONS}".encode()).fetchall()
-        return found
-
-
 @pytest.mark.parametrize("before", ["0001", "0002"])
 def test_torn_replies_are_named_and_nothing_changes(empty_database_url: str, before: str) -> None:
     url = empty_database_url
@@ -494,6 +398,7 @@ def test_offline_sql_refuses_torn_replies_too(empty_database_url: str) -> None:
         execute(url, "UPDATE commandbus.process_audit SET received_at = NULL WHERE id = 2")
 
 
+@pytest.mark.own_database
 def test_check_notices_that_the_constraint_is_gone(database_url: str) -> None:
     command.check(alembic_config(database_url))
     execute(database_url, "ALTER TABLE commandbus.process_audit DROP CONSTRAINT process_audit_reply_check")
@@ -502,7 +407,7 @@ def test_check_notices_that_the_constraint_is_gone(database_url: str) -> None:
     assert "process_audit_reply_check" in result.stdout + result.stderr
 
 
-async def test_a_status_of_newer_software_is_in_nobodys_way(engine: AsyncEngine, database_url: str) -> None:
+async def test_a_status_of_newer_software_blocks_nobody(engine: AsyncEngine, database_url: str) -> None:
     repository: PostgresProcessRepository[JsonObject] = PostgresProcessRepository(engine)
     known, newer = new_process(), new_process()
     for process in (known, newer):

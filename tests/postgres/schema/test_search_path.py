@@ -11,8 +11,8 @@ from sqlalchemy import create_engine
 
 from commandbus_process.guards import guard_statements
 from commandbus_process.migrations import alembic_config
-from tests.postgres.schema.test_migrations import SECOND, alembic, seed, succeeds
 from tests.support.databases import Server, as_role, async_url, execute, fresh_database
+from tests.support.schema import SECOND, alembic, seed, succeeds
 
 
 class Hostile(NamedTuple):
@@ -101,7 +101,7 @@ CALLS = [each.call for each in (*FUNCTIONS.values(), *OPERATORS.values())]
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_they_answer_if_nobody_prevents_it(hostile_url: str, empty_database_url: str, call: str) -> None:
+def test_hostile_functions_run_if_nothing_prevents_it(hostile_url: str, empty_database_url: str, call: str) -> None:
     execute(hostile_url, f"SELECT {call}")
     assert was_called(empty_database_url)
 
@@ -124,11 +124,11 @@ TEAR_AND_REPEAT = {
 
 
 @pytest.mark.parametrize("way", ["online", "offline"])
-def test_nothing_of_theirs_answers_when_tables_are_adopted(
+def test_no_hostile_function_runs_when_tables_are_adopted(
     hostile_url: str, empty_database_url: str, newest_server: Server, way: str
 ) -> None:
     def upgrade(first: str, last: str) -> str:
-        """Upgrade, and return what was said if it was refused."""
+        """Upgrade, and return the message if it was refused."""
         if way == "online":
             return alembic("upgrade", last, url=hostile_url).stderr
         try:
@@ -162,7 +162,7 @@ def test_nothing_of_theirs_answers_when_tables_are_adopted(
     assert not was_called(empty_database_url)
 
 
-def test_nothing_of_theirs_answers_in_an_empty_database(
+def test_no_hostile_function_runs_in_an_empty_database(
     hostile_url: str, empty_database_url: str, newest_server: Server
 ) -> None:
     for _ in range(2):
@@ -182,7 +182,7 @@ def test_nothing_of_theirs_answers_in_an_empty_database(
         assert not was_called(offline)
 
 
-def test_nothing_of_theirs_answers_on_a_hosts_connection(hostile_url: str, empty_database_url: str) -> None:
+def test_no_hostile_function_runs_on_a_hosts_connection(hostile_url: str, empty_database_url: str) -> None:
     engine = create_engine(async_url(hostile_url), use_native_hstore=False)
     with engine.begin() as connection:
         config = alembic_config()

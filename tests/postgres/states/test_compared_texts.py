@@ -32,9 +32,9 @@ from typing_extensions import TypedDict
 from commandbus_process import InvalidInputError, PostgresProcessRepository, ProcessAuditEntry, ReplyOutcome
 from commandbus_process._json import json_object_text
 from commandbus_process._states import States
-from tests.conftest import DOMAIN, new_process
-from tests.postgres.states.test_state import process_with
 from tests.support.databases import async_url
+from tests.support.items import DOMAIN, new_process
+from tests.support.states import process_with
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -227,7 +227,7 @@ async def test_what_python_calls_different_but_is_kept(shared_engine: AsyncEngin
     await repository.update(found)
 
 
-def test_what_only_its_text_can_tell() -> None:
+def test_a_value_that_only_the_written_text_shows() -> None:
     assert '"who":"me"' in written(Kept(who="me"))
 
 
@@ -352,7 +352,7 @@ for declared in (Everything, Everything | Other):
 """
 
 
-def test_sets_are_written_in_one_order_whatever_the_hash_seed() -> None:
+def test_sets_are_written_in_one_order_with_any_hash_seed() -> None:
     texts = {
         subprocess.run(
             [sys.executable, "-c", SETS],

@@ -16,8 +16,8 @@ from typing_extensions import TypeAliasType, TypedDict
 from commandbus_process import InvalidInputError, JsonObject, PostgresProcessRepository, StoredStateError
 from commandbus_process._states import States
 from commandbus_process.tables import process as process_table
-from tests.conftest import DOMAIN
-from tests.postgres.states.test_state import process_with
+from tests.support.items import DOMAIN
+from tests.support.states import process_with
 
 
 class Order(BaseModel):
@@ -95,7 +95,7 @@ async def test_another_class_is_refused_with_the_remedy(
 @pytest.mark.parametrize(
     "state", [Order(order_no="7"), ExpressOrder(order_no="7"), ExpressOrder(order_no="7", courier="x")]
 )
-async def test_the_remedy_helps_in_whatever_order_the_classes_stand(
+async def test_the_remedy_helps_in_any_order_of_the_classes(
     engine: AsyncEngine, declared: object, state: object
 ) -> None:
     """An order lacks the courier only because it has none: it must not become an express order."""
@@ -117,9 +117,7 @@ async def test_the_remedy_helps_in_whatever_order_the_classes_stand(
     ids=str,
 )
 @pytest.mark.parametrize("state", [Order(order_no="7"), Invoice(order_no="7")], ids=str)
-def test_members_that_cannot_be_told_apart_are_refused_in_whatever_order_they_stand(
-    declared: object, state: object
-) -> None:
+def test_members_that_cannot_be_distinguished_are_refused_in_any_order(declared: object, state: object) -> None:
     other = "Invoice" if isinstance(state, Order) else "Order"
     with pytest.raises(InvalidInputError, match=f"is {type(state).__name__} but could come back as {other}"):
         codec(declared).write(process_with(state))
@@ -149,7 +147,7 @@ def kind_of(value: Any) -> str:
     ],
     ids=["tried", "discriminator", "callable"],
 )
-def test_a_field_that_names_its_class_tells_apart(declared: object) -> None:
+def test_a_field_that_names_its_class_distinguishes_members(declared: object) -> None:
     for state in (Named(name="a"), Renamed(name="b")):
         assert f'"kind":"{state.kind}"' in codec(declared).write(process_with(state))
 

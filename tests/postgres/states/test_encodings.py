@@ -23,8 +23,8 @@ from commandbus_process import (
 )
 from commandbus_process.migrations import alembic_config
 from commandbus_process.postgres._transaction import conflicts_told
-from tests.conftest import DOMAIN, new_process
 from tests.support.databases import Server, async_url, execute
+from tests.support.items import DOMAIN, new_process
 
 Repository = PostgresProcessRepository[JsonObject]
 
@@ -172,7 +172,7 @@ async def send_many(conn: AsyncConnection) -> None:
 
 
 async def test_many_items_with_a_character_that_an_encoding_lacks(engine: AsyncEngine) -> None:
-    """The statement for many says it too; which one it is, the server does not tell."""
+    """The statement for many items fails too. The server does not report which item it was."""
     found: list[InvalidInputError] = []
     async with engine.begin() as conn:
         with pytest.raises(InvalidInputError, match="processes: have a character") as caught:
@@ -199,6 +199,7 @@ async def test_what_the_client_cannot_read_is_no_argument_at_fault(shared_url: s
         await narrow.dispose()
 
 
+@pytest.mark.own_database
 @pytest.mark.parametrize("on_connection", [False, True])
 async def test_what_exceeds_a_limit_of_the_server(
     engine_of_utf8: AsyncEngine, database_url: str, *, on_connection: bool

@@ -17,8 +17,8 @@ from commandbus_process import (
     ProcessMetadata,
     ReplyOutcome,
 )
-from tests.conftest import DOMAIN, new_process
 from tests.support.databases import async_url
+from tests.support.items import DOMAIN, new_process
 
 # One database and one connection pool for all examples of a test: each example is a process of its own.
 SETTINGS = settings(

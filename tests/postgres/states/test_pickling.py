@@ -13,8 +13,8 @@ from pydantic import BaseModel, Field
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from commandbus_process import JsonObject, PostgresProcessRepository, ProcessMetadata
-from tests.conftest import DOMAIN, new_process
-from tests.postgres.states.test_state import ORDER, REFUND, Booking, OrderState, RefundState, Shipment, process_with
+from tests.support.items import DOMAIN, new_process
+from tests.support.states import ORDER, REFUND, Booking, OrderState, RefundState, Shipment, process_with
 
 StateT = TypeVar("StateT")
 
@@ -36,7 +36,7 @@ def made(of_class: Any, state: Any = ORDER, **more: Any) -> Any:
 
 
 def in_another_program(pickled: bytes, path: Path) -> list[str]:
-    """Where the class was never made."""
+    """In a program that never made the class."""
     path.write_bytes(pickled)
     program = (
         "import pickle, sys\n"
@@ -86,7 +86,7 @@ def test_a_process_is_pickled_and_copied(process: Any, tmp_path: Path) -> None:
 
 
 def test_a_type_whose_metadata_equals_nothing() -> None:
-    """Pydantic makes a new class then, which is equal as far as `==` goes."""
+    """Pydantic then makes a new class. `==` calls the two equal."""
     generic: Any = ProcessMetadata
     process = made(generic[Annotated[OrderState | RefundState, Field(title="either")]])
     again = pickle.loads(pickle.dumps(process))  # noqa: S301 - its own

@@ -35,9 +35,9 @@ from commandbus_process import (
 )
 from commandbus_process.tables import process as process_table
 from commandbus_process.tables import process_audit
-from tests.conftest import DOMAIN, new_process
-from tests.postgres.states.test_state import process_with
 from tests.support.databases import async_url
+from tests.support.items import DOMAIN, new_process
+from tests.support.states import process_with
 
 SECRET = "hunter2"  # noqa: S105 - what must not be quoted
 

@@ -22,8 +22,8 @@ from commandbus_process import (
     StoredDataError,
     StoredStateError,
 )
-from tests.conftest import DOMAIN, new_process
 from tests.support.databases import async_url, execute
+from tests.support.items import DOMAIN, new_process
 
 PENDING = [ProcessStatus.PENDING]
 
@@ -115,6 +115,7 @@ async def test_a_lock_on_a_connection_in_autocommit_is_refused(engine: AsyncEngi
         assert await repository.get_by_id(DOMAIN, process.process_id, conn) == process
 
 
+@pytest.mark.own_database
 @pytest.mark.parametrize("style", ["German", "SQL, MDY", "Postgres"])
 async def test_no_setting_makes_a_committed_write_fail(database_url: str, application_url: str, style: str) -> None:
     execute(database_url, f"ALTER DATABASE {make_url(database_url).database} SET DateStyle = {style}")
