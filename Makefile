@@ -5,13 +5,17 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.bench-installed
 
-.PHONY: demo test lint typecheck check bench bench-check chaos sql format clean
+.PHONY: demo test test-quick lint typecheck check bench bench-check chaos sql format clean
 
 demo: $(INSTALLED)  ## replay an event log through the repository; LOG=path.csv names one, DATABASE_URL a server
 	$(BIN)/python -m demo $(if $(LOG),--log '$(LOG)')
 
-test: $(INSTALLED)  ## the whole suite on an embedded PostgreSQL, or on TEST_DATABASE_URL; ARGS are pytest's
-	$(BIN)/python -m pytest $(ARGS)
+WORKERS ?= 2
+test: $(INSTALLED)  ## the whole suite on embedded PostgreSQLs, or on TEST_DATABASE_URL; ARGS are pytest's
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+test-quick: $(INSTALLED)  ## the tests that need no server
+	$(BIN)/python -m pytest -m 'not database' $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -34,7 +38,7 @@ chaos: $(INSTALLED)  ## kill the server under load for SECONDS, at least 20 time
 	$(BIN)/python -m tests.faults.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 sql: $(INSTALLED)  ## write tests/sql anew: what the library sends, for a reader
-	WRITE_SQL=1 $(BIN)/python -m pytest -q tests/test_statements.py
+	WRITE_SQL=1 $(BIN)/python -m pytest -q tests/unit/test_statements.py
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

@@ -1,7 +1,6 @@
 """The state and the audit trail of process managers (sagas), in PostgreSQL, for asyncio applications."""
 
 from commandbus_process import tables
-from commandbus_process._retrying import run_in_transaction
 from commandbus_process.errors import (
     ConcurrentUpdateError,
     DeadlockError,
@@ -28,7 +27,7 @@ from commandbus_process.models import (
     ReplyOutcome,
     StepReply,
 )
-from commandbus_process.postgres import PostgresProcessRepository
+from commandbus_process.postgres import PostgresProcessRepository, run_in_transaction
 from commandbus_process.repository import ProcessRepository
 
 __all__ = [

@@ -1,14 +1,28 @@
+import asyncio
+import gc
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
-from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from commandbus_process import JsonObject, PostgresProcessRepository, ProcessMetadata
-from tests.databases import VERSIONS, Server, as_role, async_url, fresh_database, prepared_server
+from tests.support.databases import VERSIONS, Server, as_role, async_url, fresh_database, prepared_server
+from tests.support.items import new_process
+from tests.support.pgbouncer import MISSING, NOT_PREPARING, PROGRAM, PgBouncer, login_role, running_pgbouncer
+from tests.support.shared_database import SharedDatabase
 
-DOMAIN = "orders"
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "database: the test needs a server (set for you)")
+    config.addinivalue_line("markers", "own_database: the test changes more of its database than rows")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and not {"servers", "own_server"}.isdisjoint(item.fixturenames):
+            item.add_marker("database")
 
 
 @pytest.fixture(scope="session")
@@ -42,18 +56,60 @@ def isolation_level() -> str:
     return "READ COMMITTED"
 
 
+@pytest.fixture(scope="session")
+def shared_databases(servers: Callable[[object], Server]) -> Iterator[dict[Server, SharedDatabase]]:
+    """The database that the tests on a server share, once one was needed."""
+    del servers  # they are stopped after this
+    databases: dict[Server, SharedDatabase] = {}
+    yield databases
+    for each in databases.values():
+        each.drop()
+
+
 @pytest.fixture
-def database_url(server: Server) -> Iterator[str]:
-    """A migrated, empty database of the test's own, for its administrator."""
-    with fresh_database(server.url, server.template) as url:
-        yield url
+def database_url(
+    request: pytest.FixtureRequest, server: Server, shared_databases: dict[Server, SharedDatabase]
+) -> Iterator[str]:
+    """A migrated, empty database, for its administrator. It is the test's own if that is marked `own_database`."""
+    if request.node.get_closest_marker("own_database") is not None:
+        with fresh_database(server.url, server.template) as url:
+            yield url
+        return
+    if server not in shared_databases:
+        shared_databases[server] = SharedDatabase(server)
+    shared = shared_databases[server]
+    shared.empty()
+    yield shared.url
+    if shared.is_changed():
+        shared_databases.pop(server).drop()
+        pytest.fail("the test has changed more than rows: mark it with @pytest.mark.own_database")
 
 
 @pytest.fixture(scope="module")
 def shared_url(newest_server: Server) -> Iterator[str]:
-    """One migrated database for all cases of a module, where a clone for each would take most of the time."""
+    """One migrated database for all tests of a module, which see each other's rows."""
     with fresh_database(newest_server.url, newest_server.template) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def login(newest_server: Server) -> Iterator[str]:
+    """A role with the application's rights and a password. Skips if PgBouncer is missing, and fails in CI.
+
+    There, a skip would hide that nothing was proved.
+    """
+    if PROGRAM is None and os.environ.get("CI") == "true":
+        pytest.fail(MISSING)
+    if PROGRAM is None:
+        pytest.skip(MISSING)
+    with login_role(newest_server.url, newest_server.application) as name:
+        yield name
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(newest_server: Server, login: str) -> Iterator[PgBouncer]:
+    with running_pgbouncer(newest_server.url, login, *NOT_PREPARING) as running:
+        yield running
 
 
 @pytest.fixture
@@ -101,14 +157,18 @@ async def conn(request: pytest.FixtureRequest, engine: AsyncEngine) -> AsyncIter
 
 
 @pytest.fixture
+async def complaints() -> AsyncIterator[list[object]]:
+    """What the event loop complained of: errors that nobody retrieved, tasks that nobody awaited."""
+    loop = asyncio.get_running_loop()
+    collected: list[object] = []
+    previous = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, context: collected.append(context))
+    gc.freeze()  # most complaints come from the garbage collector, which a test runs: so it has less to look through
+    yield collected
+    gc.unfreeze()
+    loop.set_exception_handler(previous)
+
+
+@pytest.fixture
 def process() -> ProcessMetadata:
     return new_process()
-
-
-def new_process(process_id: UUID | None = None) -> ProcessMetadata:
-    return ProcessMetadata(
-        domain=DOMAIN,
-        process_id=process_id or uuid4(),
-        process_type="order",
-        state={"total": 12.5, "items": ["book", None, True]},
-    )

@@ -20,7 +20,7 @@ from commandbus_process import (
     ReplyOutcome,
     StepReply,
 )
-from tests.conftest import DOMAIN, new_process
+from tests.support.items import DOMAIN, new_process
 
 Repository = PostgresProcessRepository[JsonObject]
 Write = Callable[[Repository, ProcessMetadata, AsyncConnection | None], Awaitable[object]]
@@ -237,13 +237,14 @@ async def test_the_public_time_is_no_witness(repository: Repository) -> None:
         await repository.update(other)
 
 
-async def test_another_process_type_is_refused(repository: Repository) -> None:
+async def test_another_process_type_is_refused(repository: Repository, subtests: pytest.Subtests) -> None:
     mine, _ = await two_readers(repository)
     mine.process_type = "refund"
     for write in WRITES:
-        with pytest.raises(InvalidInputError) as caught:
-            await write(repository, mine, None)
-        assert caught.value.field == "process_type"
+        with subtests.test(write.__name__):
+            with pytest.raises(InvalidInputError) as caught:
+                await write(repository, mine, None)
+            assert caught.value.field == "process_type"
 
 
 async def test_a_process_is_saved_with_its_first_commands(repository: Repository, conn: AsyncConnection | None) -> None:
@@ -267,7 +268,7 @@ async def test_what_must_be_undone(repository: Repository, conn: AsyncConnection
         ProcessAuditEntry(step_name=name, command_id=uuid4(), command_type="Do")
         for name in ("reserve", "charge", "ship", "unknown")
     ]
-    # The clock of whoever sends the second is behind.
+    # The sender of the second has a clock that is behind.
     charge.sent_at = reserve.sent_at.replace(year=2020)
     for entry, outcome in ((reserve, "SUCCESS"), (charge, "SUCCESS"), (ship, "FAILED")):
         assert await repository.log_step(*key, entry, conn)

@@ -1,4 +1,4 @@
-"""What each method promises, in a transaction of its own and on a connection of the caller's."""
+"""What each method promises, in its own transaction and on the caller's connection."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
@@ -26,8 +26,8 @@ from commandbus_process import (
 )
 from commandbus_process.tables import process as process_table
 from commandbus_process.tables import process_audit
-from tests.conftest import DOMAIN, new_process
-from tests.databases import write_unchecked
+from tests.support.databases import write_unchecked
+from tests.support.items import DOMAIN, new_process
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 Repository = PostgresProcessRepository
@@ -410,7 +410,7 @@ async def test_completed_steps_are_the_successes_in_the_order_of_logging_each_ti
     assert await repository.get_completed_steps(DOMAIN, uuid4(), conn) == []
 
 
-async def test_times_come_back_in_utc_whatever_the_session_has(
+async def test_times_come_back_in_utc_in_any_time_zone_of_the_session(
     repository: Repository, engine: AsyncEngine, process: ProcessMetadata
 ) -> None:
     await repository.save(process)

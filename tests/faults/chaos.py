@@ -19,10 +19,10 @@ from types import FrameType
 
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from tests.databases import async_url
 from tests.faults.ledger import Outcome, Verdict, verify
 from tests.faults.load import ON_A_CONNECTION, Load
 from tests.faults.servers import KillableServer, killable_server
+from tests.support.databases import async_url
 
 _WORKERS = 8
 
@@ -121,7 +121,7 @@ async def _meanwhile(work: Callable[[], None]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it and return the exit code: 0, or 1 where anything was lost or torn, or the goal was not reached."""
+    """Run it and return the exit code: 0, or 1 if anything was lost or torn, or the goal was not reached."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.chaos", description=__doc__)
     parser.add_argument("--seconds", type=float, default=120, help="run at least that long (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="of what happens at random (default: another one each time)")

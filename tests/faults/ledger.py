@@ -1,4 +1,4 @@
-"""What was written, to be held against what is in the database afterwards.
+"""What was written, to be compared with what is in the database afterwards.
 
 Every write carries a token of its own into each place that it touches: the list of moves in the state of the process,
 the command that it logs, the reply that it records. So a write that is there in part shows, whoever else wrote too.

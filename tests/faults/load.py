@@ -1,4 +1,4 @@
-"""Workers that do what applications do with the repository, and note in a ledger what they were told of it."""
+"""Workers that do what applications do with the repository, and note the results in a ledger."""
 
 import asyncio
 from collections import Counter, deque
@@ -105,7 +105,7 @@ class Load:
         return self.prepare(kind, random)
 
     def prepare(self, kind: Kind, random: Random) -> tuple[Write, Callable[[], Awaitable[None]]]:
-        """Note a write of this kind in the ledger; where there is nothing yet for it to write to, of another one."""
+        """Note a write of this kind in the ledger; of another kind if there is nothing that it could write to."""
         if kind is Kind.HANDLE_REPLY and self._started:
             write = self.ledger.begin(kind, random.choice(self._started))
             return write, lambda: self._handle_reply(write)
@@ -298,7 +298,7 @@ def _move(process: ProcessMetadata, write: Write) -> None:
 
 
 def _is_loss_of_connection(error: DBAPIError) -> bool:
-    # Where no connection is made in the first place, none is invalidated, and mostly the server has said nothing.
+    # If no connection was made, none is invalidated, and the server has usually sent nothing.
     sqlstate: str | None = getattr(error.orig, "sqlstate", None)
     return error.connection_invalidated or (
         isinstance(error, OperationalError) and (sqlstate is None or sqlstate.startswith(("08", "57P")))

@@ -15,7 +15,7 @@ _NO_TRANSACTION = b"I"  # what a "ready for query" says of the session: none, in
 
 
 class Proxy:
-    """Forwards whole messages of PostgreSQL's protocol between clients and the server, until it is told to cut.
+    """Forwards whole messages of PostgreSQL's protocol between clients and the server, until you ask it to cut.
 
     Attributes:
         port: Where it listens on 127.0.0.1.
@@ -29,7 +29,7 @@ class Proxy:
         self.cuts: list[str] = []
 
     def cut_after(self, said: bytes) -> None:
-        """Cut the next connection on which the client says this, once the server has committed what it was said in.
+        """Cut the next connection on which the client sends this text, as soon as the server has committed.
 
         From the message on that contains `said`, no transaction has ended yet as long as the server reports one open.
         Its first report of none is what is held back. So it makes no difference whether the commit is a message of its
@@ -95,7 +95,7 @@ class Proxy:
         answer: list[bytes] = []
         while True:
             answer.append(await _message(server))
-            # Only the whole answer says how it ended; a client that waits for it does not notice that it comes late.
+            # Only the whole answer shows how it ended. A client that waits for it does not notice that it comes late.
             if said.is_set() and _kind(answer[-1]) != _READY:
                 continue
             if said.is_set() and _commits(answer):

@@ -21,7 +21,7 @@ from sqlalchemy.engine import URL
 
 from commandbus_process.grants import grant_statements
 from commandbus_process.migrations import alembic_config
-from tests.databases import NEWEST, as_role, execute
+from tests.support.databases import NEWEST, as_role, execute, one_at_a_time
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # importing it complains that XDG_RUNTIME_DIR is not set
@@ -36,9 +36,9 @@ _PATIENCE = 60.0  # seconds for whatever has to happen to a server; it takes hal
 _SETTINGS = {
     "listen_addresses": "",
     # The operating system survives, so nothing depends on this. But while the server waits for the disk, a commit is
-    # written and not yet acknowledged, and a kill leaves one that nobody was told of. Without it that hardly happens.
+    # written and not yet acknowledged, and a kill leaves one that no client knows of. Without it that rarely happens.
     "fsync": "on",
-    # Where this is off, an acknowledged commit is still in the server's own memory for a moment, and dies with it:
+    # If this is off, an acknowledged commit is still in the server's own memory for a moment, and is lost with it:
     # the server would lose what it promised, whatever the library does.
     "synchronous_commit": "on",
 }
@@ -54,11 +54,12 @@ class KillableServer:
     """
 
     def __init__(self, folder: Path, version: int = NEWEST) -> None:
-        self._embedded = get_server(folder / "data", cleanup_mode=None, start=False, postgres_version=version)
+        with one_at_a_time():
+            self._embedded = get_server(folder / "data", cleanup_mode=None, start=False, postgres_version=version)
         self._embedded.ensure_pgdata_inited()
         self._data = self._embedded.pgdata
         self._log = folder / "log"
-        # Usually the data's own folder; another one where that is too long a name for a socket.
+        # Usually the data's own folder; another one if that name is too long for a socket.
         self._socket_folder = find_suitable_socket_dir(self._data, self._embedded.runtime_path)
         if self._socket_folder != self._data:
             self._socket_folder.chmod(0o777)
@@ -121,7 +122,7 @@ class KillableServer:
         _wait(lambda: not any(map(_is_alive, children)), "the server's processes do not end", self._log)
 
     def stop(self) -> None:
-        """Shut the server down in good order, if it runs: sessions are ended, and told so."""
+        """Shut the server down in good order, if it runs. It ends its sessions with an error message."""
         if self._postmaster is None:
             return
         self._postmaster.send_signal(signal.SIGINT)

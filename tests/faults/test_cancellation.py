@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Awaitable, Generator
+from collections.abc import AsyncIterator
 from random import Random
 
 import pytest
@@ -12,11 +12,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
 
 from commandbus_process import JsonObject, PostgresProcessRepository, ProcessMetadata, ProcessRepositoryError
-from tests.conftest import DOMAIN
-from tests.databases import async_url
 from tests.faults.ledger import Kind, Outcome, Verdict, verify
 from tests.faults.load import Load
-from tests.waiting import is_waiting_for_a_lock
+from tests.support.cancelling import Cancelled, completed
+from tests.support.databases import async_url
+from tests.support.items import DOMAIN
+from tests.support.waiting import is_waiting_for_a_lock, waiting_sessions
 
 TASKS = 1_000
 ROUNDS = 5
@@ -27,71 +28,11 @@ LONGEST_DELAY = 20  # turns of the event loop; a round trip to the server takes 
 Repository = PostgresProcessRepository[JsonObject]
 
 
-class Cancelled(Awaitable[None]):
-    """An operation that cancels the task that awaits it, in the middle.
-
-    Points are counted where the operation waits for something, not timed: so every one of them is met, whatever the
-    speed of the computer.
-
-    Args:
-        operation: What is done.
-        point: When it waits for the how-manieth time; 0 is never.
-        delay: How many turns of the event loop later; meanwhile, what it waits for may come.
-    """
-
-    def __init__(self, operation: Awaitable[None], point: int, delay: int) -> None:
-        self._operation = operation
-        self._point = point
-        self._delay = delay
-        self.waits = 0
-
-    def __await__(self) -> Generator[object, object, None]:
-        steps = self._operation.__await__()
-        error: BaseException | None = None
-        while True:
-            try:
-                waiting_for = steps.send(None) if error is None else steps.throw(error)
-            except StopIteration:
-                return
-            self.waits += 1
-            if self.waits == self._point:
-                task = asyncio.current_task()
-                assert task is not None
-                _cancel(task, self._delay)
-            error = None
-            try:
-                yield waiting_for
-            except BaseException as thrown:  # noqa: BLE001 - it is the operation's
-                error = thrown
-
-
-def _cancel(task: asyncio.Task[None], delay: int) -> None:
-    if delay == 0:
-        task.cancel()
-    else:
-        asyncio.get_running_loop().call_soon(_cancel, task, delay - 1)
-
-
-async def _run(operation: Awaitable[None]) -> None:
-    await operation
-
-
 @pytest.fixture
 async def small_pool(application_url: str) -> AsyncIterator[AsyncEngine]:
     engine = create_async_engine(async_url(application_url), pool_size=CONNECTIONS, max_overflow=0, pool_timeout=30)
     yield engine
     await engine.dispose()
-
-
-@pytest.fixture
-async def complaints() -> AsyncIterator[list[object]]:
-    """What the event loop had to complain of: errors that nobody retrieved, tasks that nobody awaited."""
-    loop = asyncio.get_running_loop()
-    collected: list[object] = []
-    previous = loop.get_exception_handler()
-    loop.set_exception_handler(lambda _, context: collected.append(context))
-    yield collected
-    loop.set_exception_handler(previous)
 
 
 async def carry_out(load: Load, random: Random) -> None:
@@ -109,7 +50,7 @@ async def numbers_of_waits(engine: AsyncEngine) -> dict[Kind, int]:
         await engine.dispose()
         write, run = load.prepare(kind, Random(0))  # noqa: S311 - to be the same again, not to be secret
         operation = Cancelled(run(), point=0, delay=0)
-        await _run(operation)
+        await completed(operation)
         load.acknowledge(write)
         waits[kind] = operation.waits
     return waits
@@ -125,6 +66,7 @@ async def are_gone(administrator: AsyncEngine) -> None:
             await connection.rollback()  # within a transaction, the view stays the same
 
 
+@pytest.mark.own_database
 async def test_a_thousand_cancelled_tasks(
     small_pool: AsyncEngine, database_url: str, administrator: AsyncEngine, complaints: list[object]
 ) -> None:
@@ -143,7 +85,7 @@ async def test_a_thousand_cancelled_tasks(
         while cancelled < until:
             write, run = load.choose(random)
             operation = Cancelled(run(), random.randint(1, points[write.kind]), random.randint(0, LONGEST_DELAY))
-            task = asyncio.create_task(_run(operation))
+            task = asyncio.create_task(completed(operation))
             tasks.append(task)
             await asyncio.wait([task])
             if task.cancelled():
@@ -219,11 +161,3 @@ async def test_a_callers_connection_that_is_cancelled_in_the_middle_has_to_be_ro
             await repository.get_by_id(DOMAIN, process.process_id, connection)
         await connection.rollback()
         assert await repository.get_by_id(DOMAIN, process.process_id, connection) == process
-
-
-async def waiting_sessions(administrator: AsyncEngine) -> int:
-    async with administrator.connect() as connection:
-        waiting = text(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        )
-        return int((await connection.execute(waiting)).scalar_one())

@@ -7,11 +7,11 @@ import psycopg
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from tests.databases import async_url
 from tests.faults import chaos
 from tests.faults.ledger import Kind, Outcome, Verdict, Write, verify
 from tests.faults.load import Load
 from tests.faults.servers import KillableServer
+from tests.support.databases import async_url
 
 # The long version is `make chaos`.
 SHORT = chaos.Goal(seconds=0, kills=4, operations=1_000, operations_between_kills=200, limit=60)
@@ -48,7 +48,7 @@ AUDIT, PROCESS = "commandbus.process_audit", "commandbus.process"
 
 @dataclass(frozen=True)
 class Damage:
-    """Something that is wrong with the acknowledged write of a kind, and what the verifier has to say of it."""
+    """Damage to an acknowledged write, and what the verifier must report."""
 
     kind: Kind
     script: str

@@ -23,10 +23,10 @@ from commandbus_process import (
     ProcessStatus,
     ReplyOutcome,
 )
-from tests.conftest import DOMAIN, new_process
-from tests.databases import async_url
 from tests.faults.proxy import Proxy, proxy_before
 from tests.faults.servers import KillableServer
+from tests.support.databases import async_url
+from tests.support.items import DOMAIN, new_process
 
 SENT = ProcessAuditEntry(step_name="reserve", command_id=uuid4(), command_type="Reserve", command_data={"items": 1})
 REPLIED = SENT.model_copy(
@@ -125,7 +125,7 @@ async def case(killable: KillableServer) -> AsyncIterator[Case]:
 async def test_save(case: Case) -> None:
     await case.undisturbed.save(case.twin)
     await case.lose_the_answer(b"INSERT INTO commandbus.process", case.client.save(case.process))
-    # Which says that it is there.
+    # The second run finds that the process is there.
     with pytest.raises(ProcessAlreadyExistsError):
         await case.client.save(case.process)
     await case.assert_that_it_is_like_its_twin()
@@ -136,7 +136,7 @@ async def test_update(case: Case) -> None:
         await case.undisturbed.save(process)
     await case.undisturbed.update(case.twin)
     await case.lose_the_answer(b"UPDATE commandbus.process", case.client.update(case.process))
-    # Which says that the row has moved on; reading it shows that this very update did it.
+    # The second run finds a newer version. Reading the row shows that this update wrote it.
     with pytest.raises(ConcurrentUpdateError) as caught:
         await case.client.update(case.process)
     assert (caught.value.expected_version, caught.value.actual_version) == (1, 2)
@@ -164,7 +164,7 @@ async def test_update_step_reply(case: Case) -> None:
 async def test_a_transaction_that_starts_a_process(case: Case) -> None:
     await case.undisturbed.start(case.twin)
     await case.lose_the_answer(b"COMMIT", case.client.start(case.process))
-    # Its first call says that it is there, and with it all of the transaction.
+    # Its first call finds the row. So all of the transaction is there.
     with pytest.raises(ProcessAlreadyExistsError):
         await case.client.start(case.process)
     await case.assert_that_it_is_like_its_twin()

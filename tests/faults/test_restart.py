@@ -8,9 +8,9 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from commandbus_process import JsonObject, PostgresProcessRepository
-from tests.conftest import DOMAIN, new_process
-from tests.databases import async_url
 from tests.faults.servers import KillableServer
+from tests.support.databases import async_url
+from tests.support.items import DOMAIN, new_process
 
 RESTARTS: dict[str, Callable[[KillableServer], None]] = {
     "shut down": KillableServer.stop,  # tells the sessions so
@@ -41,7 +41,7 @@ async def test_the_first_operation_after_a_restart_fails_and_the_second_works(
         with pytest.raises(OperationalError) as caught:
             await repository.update(process)
         assert caught.value.connection_invalidated
-        # Nothing was sent, so nothing was written, and the object still says what was read.
+        # Nothing was sent, so nothing was written. The object is as it was read.
         assert process.version == 1
         await repository.update(process)
         assert process.version == 2

@@ -1,0 +1,176 @@
+"""Many items in batches; the next one is prepared while the server has the last."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from operator import itemgetter
+from typing import Any, Generic, NamedTuple, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from commandbus_process._arguments import in_path
+from commandbus_process.errors import InvalidInputError
+from commandbus_process.postgres._parameters import json_rows
+
+ItemT = TypeVar("ItemT")
+
+_MOST_ITEMS = 1000
+_MOST_CHARACTERS = 1_000_000
+# How many items are prepared before others get their turn: the statement under way, and the application's tasks.
+_ITEMS_A_TURN = 50
+
+
+class Prepared(NamedTuple):
+    """An item as it is sent: its columns, of which those that are JSON are text, and how many characters these have."""
+
+    process: tuple[str, UUID]
+    command_id: UUID | None
+    row: Mapping[str, Any]
+    size: int
+
+
+class Batch(Generic[ItemT]):
+    """Items that go with one statement, no two with the same key: the second is to meet the first in the table.
+
+    They are written in the order of their processes. Two calls that overlap then lock the same rows in the same order,
+    and do not wait for each other. The items of one process keep their order.
+    """
+
+    def __init__(self) -> None:
+        self.items: list[ItemT] = []
+        self._prepared: list[Prepared] = []
+        self._keys: set[tuple[tuple[str, UUID], UUID | None]] = set()
+        self._size = 0
+
+    def has_room_for(self, prepared: Prepared) -> bool:
+        """Whether the item can go with the others; a first one always can."""
+        return not self.items or (
+            len(self.items) < _MOST_ITEMS
+            and self._size + prepared.size <= _MOST_CHARACTERS
+            and (prepared.process, prepared.command_id) not in self._keys
+        )
+
+    def add(self, item: ItemT, prepared: Prepared) -> None:
+        """Put an item behind the others."""
+        self.items.append(item)
+        self._prepared.append(prepared)
+        self._keys.add((prepared.process, prepared.command_id))
+        self._size += prepared.size
+
+    def order(self) -> list[int]:
+        """Return the positions of the items in the order in which they are written."""
+
+        def key(position: int) -> tuple[str, int]:
+            domain, process_id = self._prepared[position].process
+            return domain, process_id.int  # compared in C, which a UUID is not
+
+        return sorted(range(len(self.items)), key=key)
+
+    def as_json(self, only: Iterable[int] | None = None) -> str:
+        """Return the items as a JSON array of objects in the order of writing, numbered in it as `position`.
+
+        Args:
+            only: The numbers of those that are wanted.
+        """
+        order = self.order()
+        numbers = range(len(order)) if only is None else only
+        return json_rows({number: self._prepared[order[number]].row for number in numbers})
+
+    def rows(self, names: Iterable[str]) -> list[Sequence[Any]]:
+        """Return the items as rows of the named columns, in the order of writing."""
+        values = itemgetter(*names)
+        return [values(self._prepared[position].row) for position in self.order()]
+
+
+def check_iterable(what: str, items: object, item_type: str) -> None:
+    """Refuse what cannot be many items. A single model can be iterated over too, but gives its fields.
+
+    Raises:
+        InvalidInputError: It is none.
+    """
+    if isinstance(items, BaseModel) or not isinstance(items, Iterable | AsyncIterable):
+        raise InvalidInputError(what, f"must be an iterable of {item_type}, not {type(items).__name__}")
+
+
+async def in_batches(
+    what: str,
+    items: Iterable[ItemT] | AsyncIterable[ItemT],
+    prepare: Callable[[ItemT], Prepared],
+    write: Callable[[Batch[ItemT]], Awaitable[int]],
+    *,
+    ahead: bool,
+) -> int:
+    """Write all items, and return how many were written.
+
+    Args:
+        what: What to call the items in an error.
+        items: Asked for as they are needed; two batches are held in memory.
+        prepare: Checks an item and turns it into what is sent.
+        write: Sends a batch.
+        ahead: Whether items may be asked for while a batch is being sent. Not on the caller's connection: the items
+            may come from it.
+
+    Raises:
+        InvalidInputError: From `prepare`, the item's position with the field.
+    """
+    written = 0
+    sending: asyncio.Task[int] | None = None
+    try:
+        async with aclosing(_batches(what, items, prepare)) as batches:
+            async for batch in batches:
+                if not ahead:
+                    written += await write(batch)
+                    continue
+                if sending is not None:
+                    written += await sending
+                sending = asyncio.ensure_future(write(batch))
+            if sending is not None:
+                written += await sending
+    finally:
+        if sending is not None:
+            # If an item was refused or this task cancelled, the connection is not free before the statement ends, and
+            # its error is nobody's.
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            # The task has the error, whose traceback has this frame. With the task in it they would be a cycle, which
+            # keeps the caller's items, and what these hold, until the garbage collector runs.
+            del sending
+    return written
+
+
+async def _batches(
+    what: str, items: Iterable[ItemT] | AsyncIterable[ItemT], prepare: Callable[[ItemT], Prepared]
+) -> AsyncGenerator[Batch[ItemT]]:
+    batch = Batch[ItemT]()
+    position = 0
+    async with aclosing(_each(items)) as each:
+        async for item in each:
+            try:
+                prepared = prepare(item)
+            except InvalidInputError as error:
+                raise in_path(f"{what}[{position}]", error) from error
+            if not batch.has_room_for(prepared):
+                yield batch
+                batch = Batch[ItemT]()
+            batch.add(item, prepared)
+            position += 1
+            if position % _ITEMS_A_TURN == 0:
+                await asyncio.sleep(0)
+    if batch.items:
+        yield batch
+
+
+async def _each(items: Iterable[ItemT] | AsyncIterable[ItemT]) -> AsyncGenerator[ItemT]:
+    """Give each item. What the caller gave stays open; a generator that only its `__aiter__` made here is closed."""
+    if isinstance(items, AsyncIterable):
+        iterator = aiter(items)
+        try:
+            async for item in iterator:
+                yield item
+        finally:
+            if iterator is not items and isinstance(iterator, AsyncGenerator):
+                await iterator.aclose()
+    else:
+        for item in items:
+            yield item

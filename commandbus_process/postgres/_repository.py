@@ -1,0 +1,405 @@
+"""The process repository on PostgreSQL."""
+
+from collections.abc import AsyncIterable, Callable, Collection, Iterable, Mapping
+from datetime import datetime
+from typing import Any, Literal, overload
+from uuid import UUID
+
+from sqlalchemy import Connection, Select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from typing_extensions import override
+
+from commandbus_process import _log
+from commandbus_process._arguments import (
+    LIMIT,
+    as_entries,
+    changed_columns,
+    check_loggable,
+    check_process,
+    check_uuid,
+    checked,
+    entry_columns,
+    new_process_columns,
+    reply_columns,
+    unreadable_handler,
+)
+from commandbus_process._states import States
+from commandbus_process.errors import (
+    InvalidInputError,
+    NothingWrittenError,
+    ProcessAlreadyExistsError,
+    ProcessLockedError,
+)
+from commandbus_process.filters import ProcessFilter
+from commandbus_process.models import (
+    JsonObject,
+    ProcessAuditEntry,
+    ProcessMetadata,
+    ProcessStatus,
+    StateT,
+    StepReply,
+)
+from commandbus_process.postgres import _statements
+from commandbus_process.postgres._advance import Step, is_part_written, save_statement
+from commandbus_process.postgres._bulk import log_many, save_many
+from commandbus_process.postgres._listing import Listing
+from commandbus_process.postgres._parameters import object_key, process_key, sent_parameters, step_key
+from commandbus_process.postgres._reading import ProcessReader, Rows, first_row, read_entries
+from commandbus_process.postgres._refusals import (
+    match_row_again,
+    raise_first,
+    why_not_logged,
+    why_not_recorded,
+    write_or_explain,
+)
+from commandbus_process.postgres._stamps import (
+    Written,
+    forget_row,
+    read_written,
+    set_stored,
+    set_unlike_its_row,
+    stamps_of,
+)
+from commandbus_process.postgres._transaction import check_can_lock, check_engine, is_in_autocommit, run
+from commandbus_process.repository import OnUnreadable, ProcessRepository
+
+# How get_by_id reads, by what `for_update` says.
+_BY_LOCK: Mapping[bool | str, Select[str, Any]] = {
+    False: _statements.GET_BY_ID,
+    True: _statements.GET_BY_ID_LOCKING,
+    "nowait": _statements.GET_BY_ID_UNLESS_LOCKED,
+    "skip_locked": _statements.GET_BY_ID_UNLESS_LOCKED,
+}
+
+
+class PostgresProcessRepository(ProcessRepository[StateT]):
+    """A process repository in the tables of `commandbus_process.tables`. Safe to share between tasks.
+
+    Each method is one statement and one round trip, on the caller's connection as well as without one, and a second one
+    only to find out why the first changed nothing.
+
+    Args:
+        engine: Where a method called without `conn` borrows a connection. It stays the caller's to configure and to
+            dispose of.
+        state_type: What states are: a Pydantic model, dataclass, TypedDict or union of them for every process, or a
+            mapping from `process_type` to such a type. Without it, a state is a JSON object. Only declared classes are
+            stored: declare a union for several. Type checkers infer the repository's parameter from classes; write it
+            out for anything else: `PostgresProcessRepository[Order | Refund](...)`.
+    """
+
+    @overload
+    def __init__(self: "PostgresProcessRepository[JsonObject]", engine: AsyncEngine) -> None: ...
+    @overload
+    def __init__(self, engine: AsyncEngine, *, state_type: type[StateT] | Mapping[str, type[StateT]]) -> None: ...
+    @overload
+    def __init__(self, engine: AsyncEngine, *, state_type: object) -> None: ...
+    def __init__(self, engine: AsyncEngine, *, state_type: object = None) -> None:
+        check_engine(engine)
+        self._engine = engine
+        self._states: States[StateT] = States(state_type)
+        self._reader = ProcessReader(self._states)
+
+    @override
+    async def save(
+        self,
+        process: ProcessMetadata[StateT],
+        conn: AsyncConnection | None = None,
+        *,
+        sent: ProcessAuditEntry | Iterable[ProcessAuditEntry] = (),
+    ) -> None:
+        check_process(process)
+        key = process.domain, process.process_id
+        entries = as_entries(sent)
+        values = {**new_process_columns(process), "state": self._states.write(process)}
+        if entries:
+            values |= sent_parameters(entries)
+        statement = save_statement(entries)
+
+        def work(connection: Connection) -> Written:
+            def write() -> Written | None:
+                try:
+                    return read_written(connection.execute(statement, values))
+                except DBAPIError as error:
+                    if not is_part_written(error):
+                        raise
+                    raise NothingWrittenError(*key) from error
+
+            def explain() -> None:
+                if first_row(connection.execute(_statements.WHY_NOT_WRITTEN, process_key(*key))) is not None:
+                    raise ProcessAlreadyExistsError(*key)
+
+            return write_or_explain(write, explain, lambda: key)
+
+        written = await run(self._engine, conn, work, key)
+        forget_row(process)
+        set_stored(process, written, is_committed=True)
+
+    @override
+    async def update(self, process: ProcessMetadata[StateT], conn: AsyncConnection | None = None) -> None:
+        check_process(process)
+        key, stamps = (process.domain, process.process_id), stamps_of(process)
+        parameters = self._update_parameters(process)
+
+        def work(connection: Connection) -> Written:
+            values = dict(parameters)
+
+            def explain() -> None:
+                match_row_again(values, stamps, first_row(connection.execute(_statements.WHY_NOT_WRITTEN, values)))
+
+            return write_or_explain(
+                lambda: read_written(connection.execute(_statements.UPDATE, values)), explain, lambda: key
+            )
+
+        written = await run(self._engine, conn, work, key, process.version)
+        # Only now: if the statement fails, the object still says what was read.
+        set_stored(process, written, is_committed=conn is None)
+
+    @override
+    async def get_by_id(
+        self,
+        domain: str,
+        process_id: UUID,
+        conn: AsyncConnection | None = None,
+        *,
+        for_update: Literal[False, True, "nowait", "skip_locked"] = False,
+    ) -> ProcessMetadata[StateT] | None:
+        key = process_key(domain, process_id)
+        statement = _BY_LOCK.get(for_update)
+        if statement is None:
+            raise InvalidInputError("for_update", 'must be False, True, "nowait" or "skip_locked"')
+        if for_update and conn is None:
+            raise InvalidInputError("for_update", "needs conn: without one, the lock would be gone before it served")
+        locks = for_update is not False
+
+        def work(connection: Connection) -> tuple[str, str] | None:
+            if locks:
+                check_can_lock(connection)
+            row = connection.execute(statement, key).first()
+            if row is not None:
+                return row.fields, row.state
+            # A statement with NOWAIT would fail, and abort the caller's transaction.
+            if for_update == "nowait" and first_row(connection.execute(_statements.WHY_NOT_WRITTEN, key)) is not None:
+                raise ProcessLockedError(domain, process_id)
+            return None
+
+        row = await run(self._engine, conn, work, (domain, process_id))
+        if row is None:
+            return None
+        return self._reader.read_one(process_id, *row)
+
+    @override
+    async def find_by_status(
+        self,
+        domain: str,
+        statuses: Collection[ProcessStatus],
+        conn: AsyncConnection | None = None,
+        *,
+        process_type: str | None = None,
+        limit: int | None = None,
+        on_unreadable: OnUnreadable = "raise",
+    ) -> list[ProcessMetadata[StateT]]:
+        wanted = ProcessFilter(domain=domain, statuses=statuses, process_type=process_type)
+        listing = self._listing(wanted, limit)
+        return await self._find(conn, listing, listing.find_by_status, on_unreadable)
+
+    @override
+    async def claim(
+        self,
+        domain: str,
+        statuses: Collection[ProcessStatus],
+        conn: AsyncConnection,
+        *,
+        limit: int,
+        process_type: str | None = None,
+        updated_before: datetime | None = None,
+        on_unreadable: OnUnreadable = "raise",
+    ) -> list[ProcessMetadata[StateT]]:
+        if conn is None:  # pyright: ignore[reportUnnecessaryComparison] - callers may be untyped
+            raise InvalidInputError("conn", "is needed: without one, the locks would be gone before they served")
+        wanted = ProcessFilter(
+            domain=domain, statuses=statuses, process_type=process_type, updated_before=updated_before
+        )
+        listing = self._listing(wanted, checked(LIMIT, "limit", limit))
+        return await self._find(conn, listing, listing.claim, on_unreadable, check_can_lock)
+
+    def _listing(self, wanted: ProcessFilter, limit: int | None) -> Listing:
+        known = self._states.process_types
+        if known is not None and wanted.process_type is not None and wanted.process_type not in known:
+            raise InvalidInputError(
+                "process_type", f"no state type is declared for {wanted.process_type!r} in state_type"
+            )
+        return Listing(wanted, known, None if limit is None else checked(LIMIT, "limit", limit))
+
+    async def _find(
+        self,
+        conn: AsyncConnection | None,
+        listing: Listing,
+        statement: Callable[[], Select[Any]],
+        on_unreadable: OnUnreadable,
+        check: Callable[[Connection], None] | None = None,
+    ) -> list[ProcessMetadata[StateT]]:
+        """Read processes. Those that cannot be read do not count, so that they never stop the ones behind them."""
+        handle = unreadable_handler(on_unreadable)
+        found: list[ProcessMetadata[StateT]] = []
+        is_complete = listing.is_empty
+        while not is_complete:
+            rows = await run(self._engine, conn, _reading(statement(), listing.parameters, check))
+            processes = self._reader.read_all(rows, handle)
+            found += processes
+            is_complete = len(processes) == rows.count or not listing.look_further(rows, len(processes))
+        return found
+
+    @override
+    async def log_step(
+        self, domain: str, process_id: UUID, entry: ProcessAuditEntry, conn: AsyncConnection | None = None
+    ) -> bool:
+        check_loggable(entry)
+        values = {**entry_columns(entry), **step_key(domain, process_id, entry.command_id)}
+
+        def work(connection: Connection) -> bool:
+            def explain() -> bool | None:
+                logged = first_row(connection.execute(_statements.WHY_NOT_LOGGED, values))
+                if logged is not None and logged["same"]:
+                    return False
+                raise_first([why_not_logged(domain, process_id, logged, entry)])
+                return None
+
+            return write_or_explain(
+                lambda: bool(connection.execute(_statements.LOG_STEP, values).rowcount) or None,
+                explain,
+                lambda: (domain, process_id),
+            )
+
+        is_new = await run(self._engine, conn, work, (domain, process_id))
+        if not is_new:
+            _log.redelivered("log_step", domain, process_id, entry.command_id)
+        return is_new
+
+    @override
+    async def update_step_reply(
+        self,
+        domain: str,
+        process_id: UUID,
+        command_id: UUID,
+        entry: ProcessAuditEntry | StepReply,
+        conn: AsyncConnection | None = None,
+    ) -> bool:
+        values = {**reply_columns("entry", entry), **step_key(domain, process_id, entry.command_id)}
+        check_uuid("command_id", command_id)
+        if command_id != entry.command_id:
+            raise InvalidInputError("command_id", "is not that of the reply")
+
+        def work(connection: Connection) -> bool:
+            # A transaction that goes on will probably update the process next.
+            goes_on = conn is not None and not is_in_autocommit(connection)
+            statement = _statements.RECORD_REPLY_AND_LOCK if goes_on else _statements.RECORD_REPLY
+
+            def explain() -> bool | None:
+                recorded = first_row(connection.execute(_statements.WHY_NOT_RECORDED, values))
+                if recorded is not None and recorded["same"]:
+                    return False
+                raise_first([why_not_recorded(domain, process_id, recorded, entry)])
+                return None
+
+            return write_or_explain(
+                lambda: bool(connection.execute(statement, values).rowcount) or None,
+                explain,
+                lambda: (domain, process_id),
+            )
+
+        is_new = await run(self._engine, conn, work, (domain, process_id))
+        if not is_new:
+            _log.redelivered("update_step_reply", domain, process_id, command_id)
+        return is_new
+
+    @override
+    async def get_audit_trail(
+        self, domain: str, process_id: UUID, conn: AsyncConnection | None = None
+    ) -> list[ProcessAuditEntry]:
+        work = _reading(_statements.AUDIT_TRAIL, process_key(domain, process_id))
+        return read_entries(domain, process_id, await run(self._engine, conn, work, (domain, process_id)))
+
+    @override
+    async def get_completed_steps(
+        self, domain: str, process_id: UUID, conn: AsyncConnection | None = None
+    ) -> list[str]:
+        key = process_key(domain, process_id)
+
+        def work(connection: Connection) -> list[str]:
+            return [name for (name,) in connection.execute(_statements.COMPLETED_STEPS, key).all()]
+
+        return await run(self._engine, conn, work, (domain, process_id))
+
+    @override
+    async def get_steps_to_compensate(
+        self,
+        domain: str,
+        process_id: UUID,
+        conn: AsyncConnection | None = None,
+        *,
+        include_unknown: bool = False,
+    ) -> list[ProcessAuditEntry]:
+        statement = _statements.STEPS_TO_COMPENSATE_OR_UNKNOWN if include_unknown else _statements.STEPS_TO_COMPENSATE
+        work = _reading(statement, process_key(domain, process_id))
+        return read_entries(domain, process_id, await run(self._engine, conn, work, (domain, process_id)))
+
+    @override
+    async def advance(
+        self,
+        process: ProcessMetadata[StateT],
+        conn: AsyncConnection | None = None,
+        *,
+        reply: ProcessAuditEntry | StepReply | None = None,
+        sent: ProcessAuditEntry | Iterable[ProcessAuditEntry] = (),
+    ) -> bool:
+        check_process(process)
+        if process.version is None:
+            raise InvalidInputError("process.version", "is needed: advance a process that was read or saved before")
+        key = process.domain, process.process_id
+        entries = as_entries(sent)
+        values = self._update_parameters(process)
+        if entries:
+            values |= sent_parameters(entries)
+        if reply is not None:
+            values |= {**reply_columns("reply", reply, entries), "key_command_id": reply.command_id}
+        step = Step(process, reply, entries, values)
+        taken = await run(self._engine, conn, step.take, key, process.version)
+        if not taken.is_new:
+            _log.redelivered("advance", *key, None if reply is None else reply.command_id)
+        if taken.row is None:
+            set_unlike_its_row(process)
+        else:
+            set_stored(process, taken.row, is_committed=conn is None)
+        return taken.is_new
+
+    @override
+    async def save_many(
+        self,
+        processes: Iterable[ProcessMetadata[StateT]] | AsyncIterable[ProcessMetadata[StateT]],
+        conn: AsyncConnection | None = None,
+    ) -> int:
+        return await save_many(self._engine, conn, processes, self._states.write)
+
+    @override
+    async def log_many(
+        self,
+        steps: Iterable[tuple[str, UUID, ProcessAuditEntry]] | AsyncIterable[tuple[str, UUID, ProcessAuditEntry]],
+        conn: AsyncConnection | None = None,
+    ) -> int:
+        return await log_many(self._engine, conn, steps)
+
+    def _update_parameters(self, process: ProcessMetadata[StateT]) -> dict[str, Any]:
+        """Return the parameters of an update."""
+        return {**changed_columns(process), **object_key(process), "state": self._states.write(process)}
+
+
+def _reading(
+    statement: Select[Any], values: dict[str, Any], check: Callable[[Connection], None] | None = None
+) -> Callable[[Connection], Rows]:
+    def work(connection: Connection) -> Rows:
+        if check is not None:
+            check(connection)
+        return Rows(connection.execute(statement, values))
+
+    return work

@@ -1,0 +1,84 @@
+"""Which row an object matches, and what the database sets when it writes a process."""
+
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from pydantic_core import from_json
+from sqlalchemy import CursorResult
+
+from commandbus_process.models import STAMPS, ProcessMetadata, RowStamps
+
+# An object that is updated again and again in one transaction remembers so many of its rows.
+_MOST_STAMPS = 64
+
+
+class Written(NamedTuple):
+    """What the database sets when it writes a process."""
+
+    version: int
+    updated_at: datetime
+    stamp: str
+
+
+def read_written(result: CursorResult[*tuple[Any, ...]]) -> Written | None:
+    """Return what was set, or `None` if nothing was written."""
+    text: str | None = result.scalar()
+    return None if text is None else written_from(text)
+
+
+def written_from(text: str) -> Written:
+    """Return what was set, from its JSON array."""
+    version, updated_at, stamp = from_json(text)
+    return Written(version, datetime.fromisoformat(updated_at).astimezone(UTC), stamp)
+
+
+def set_stored(process: ProcessMetadata[Any], written: Written, *, is_committed: bool) -> None:
+    """Set on a process what the database has set. An assignment would check it once more.
+
+    Args:
+        process: What was written.
+        written: What the database has set.
+        is_committed: Whether the row is committed. Otherwise a rollback can bring back the row before it. The object
+            still matches that one, and remembers it.
+    """
+    before = () if is_committed else stamps_of(process)[1 - _MOST_STAMPS :]
+    fields: dict[str, Any] = {"version": written.version, "updated_at": written.updated_at}
+    vars(process).update(fields)
+    process.model_fields_set.update(fields)
+    _set_stamps(process, RowStamps((*before, written.stamp)))
+
+
+def stamps_of(process: ProcessMetadata[Any]) -> tuple[str, ...]:
+    """Return the stamps of the rows that the object matches, newest last.
+
+    The caller may have set `version` back, for example after a rollback. Then the later rows do not count.
+    """
+    stamps: tuple[str, ...] = getattr(process, STAMPS, ())
+    while stamps and version_in(stamps[-1]) != process.version:
+        stamps = stamps[:-1]
+    return stamps
+
+
+def version_in(stamp: str) -> int:
+    """Return the version of the row that has this stamp."""
+    return int(stamp.split(" ", 1)[0])
+
+
+def set_unlike_its_row(process: ProcessMetadata[Any]) -> None:
+    """Note that the object has what its row has not, so that it cannot be written before it is read again."""
+    _set_stamps(process, RowStamps((f"{process.version} 0",)))  # no row was written by transaction 0
+
+
+def forget_row(process: ProcessMetadata[Any]) -> None:
+    """Note that the object matches no row before the one that is set next."""
+    _set_stamps(process, RowStamps())
+
+
+def private_with(stamp: str) -> dict[str, Any]:
+    """Return the private attributes of an object that matches the row with this stamp."""
+    return {STAMPS: RowStamps((stamp,))}
+
+
+def _set_stamps(process: ProcessMetadata[Any], stamps: RowStamps) -> None:
+    private = {**(process.__pydantic_private__ or {}), STAMPS: stamps}
+    object.__setattr__(process, "__pydantic_private__", private)

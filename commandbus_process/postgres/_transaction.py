@@ -1,0 +1,408 @@
+"""Whose transaction a method runs in, and what happens when PostgreSQL finds a conflict."""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from traceback import clear_frames
+from typing import Any, NoReturn, TypeVar, cast
+from uuid import UUID
+from weakref import ReferenceType, WeakKeyDictionary, ref
+
+import psycopg
+from psycopg.pq import TransactionStatus
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+from sqlalchemy.util import greenlet_spawn
+
+from commandbus_process import _log
+from commandbus_process.errors import (
+    ConcurrentUpdateError,
+    DeadlockError,
+    InvalidInputError,
+    ProcessLockedError,
+    ProcessRepositoryError,
+    TransactionConflictError,
+)
+from commandbus_process.postgres._storable import NOT_IN_ENCODING, PROGRAM_LIMIT_EXCEEDED, encodable_texts, limit_error
+
+ResultT = TypeVar("ResultT")
+
+SERIALIZATION_FAILURE = "40001"
+DEADLOCK_DETECTED = "40P01"
+LOCK_NOT_AVAILABLE = "55P03"
+
+RUN_AGAIN = frozenset({SERIALIZATION_FAILURE, DEADLOCK_DETECTED})
+"""What PostgreSQL aborts a transaction with that can succeed when it is run again."""
+
+# Each failure means that another transaction committed. Only a worker that loses 50 races in a row reaches this limit;
+# it guarantees that the loop ends.
+ATTEMPTS = 50
+
+# In seconds. Without pauses, 20 connections that updated one process under SERIALIZABLE used up all attempts; with
+# these, the unluckiest of 400 updates needed 17.
+_FIRST_PAUSE = 0.002
+_LONGEST_PAUSE = 0.1
+
+
+async def run(
+    engine: AsyncEngine,
+    conn: AsyncConnection | None,
+    work: Callable[[Connection], ResultT],
+    key: tuple[str, UUID] | None = None,
+    expected_version: int | None = None,
+) -> ResultT:
+    """Run `work` in the caller's transaction, or without a transaction.
+
+    This is the only place that decides where a connection comes from and that looks at the server's errors. Without
+    `conn`, what PostgreSQL aborts because of a concurrent transaction is run again, so that the answer is the same
+    under every isolation level. On the caller's connection that is impossible: the transaction began with statements
+    of the caller.
+
+    Args:
+        engine: Where a connection is borrowed from if there is no `conn`.
+        conn: The caller's connection, which is never begun, committed, rolled back or closed here.
+        work: What to do. It may be called more than once. Without `conn`, each of its statements takes effect by
+            itself, so only one of them may write.
+        key: The process that it is about, if it is about one.
+        expected_version: The version that the process is expected to have.
+
+    Raises:
+        ConcurrentUpdateError: The process was changed by another transaction, and PostgreSQL aborted this one.
+        DeadlockError: This transaction waited for one that waited for it, and PostgreSQL aborted this one.
+        ProcessLockedError: A `lock_timeout` ended the wait for a lock.
+        TransactionConflictError: Like ConcurrentUpdateError, if `work` is not about a single process.
+        InvalidInputError: A text has a character that an encoding lacks, or is too long for the server. Or the
+            caller's transaction was aborted before. Only for what is too long is an SQL statement sent; it aborts the
+            caller's transaction.
+    """
+    check_connection(conn)
+    attempt = 0
+    while True:
+        attempt += 1
+        try:
+            if conn is None:
+                return await greenlet_spawn(_borrow_and_run, engine.sync_engine, work)
+            if conn.sync_connection is None:
+                return await conn.run_sync(work)  # raises what is wrong: it was not started, or is closed
+            check_not_in_use(conn.sync_connection)
+            return await greenlet_spawn(_run_on, conn.sync_connection, work)
+        except DBAPIError as error:
+            sqlstate = sqlstate_of(error)
+            if conn is not None or sqlstate not in RUN_AGAIN or attempt == ATTEMPTS:
+                _raise_ours(error, key, expected_version)
+            clear_frames(error.__traceback__)
+        except ProcessRepositoryError as error:
+            clear_frames(error.__traceback__)
+            raise
+        _log.retried(attempt, sqlstate, key)
+        await pause(attempt)
+
+
+async def pause(attempt: int, first: float = _FIRST_PAUSE, longest: float = _LONGEST_PAUSE) -> None:
+    """Let the transaction that won go on. The pause is random, so that the losers do not meet again.
+
+    Args:
+        attempt: Which attempt lost; 1 for the first.
+        first: How many seconds the pause after the first attempt can be. It doubles with each attempt.
+        longest: How many seconds a pause can be at most.
+    """
+    await asyncio.sleep(random.uniform(0, min(longest, first * 2 ** (attempt - 1))))  # noqa: S311 - no secret
+
+
+def check_engine(engine: object) -> None:
+    """Refuse what this package cannot work with. The message says what to pass instead; it quotes no URL.
+
+    Raises:
+        TypeError: It is no AsyncEngine, or has another driver than psycopg.
+    """
+    if not isinstance(engine, AsyncEngine):
+        if isinstance(engine, Engine):
+            hint = "create_async_engine(...) takes the same arguments as create_engine(...)"
+        elif isinstance(engine, AsyncConnection):
+            hint = "pass its engine, conn.engine, here, and the connection to the methods, as conn"
+        elif isinstance(engine, AsyncSession):
+            hint = (
+                "pass the engine that the session was made with, and await session.connection() to the methods, as conn"
+            )
+        else:
+            hint = "make one with create_async_engine(url)"
+        raise TypeError(f"engine must be an AsyncEngine, not {type(engine).__name__}; {hint}")
+    _check_driver("engine", engine)
+
+
+def check_connection(conn: AsyncConnection | None) -> None:
+    """Refuse what is no connection of psycopg's. The message says what to pass instead.
+
+    Raises:
+        TypeError: It is something else, a session for example.
+    """
+    if conn is None:
+        return
+    if not isinstance(conn, AsyncConnection):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise TypeError(
+            f"conn must be an AsyncConnection, not {type(conn).__name__}; an AsyncSession has one: "
+            "await session.connection()"
+        )
+    _check_driver("conn", conn.engine)
+
+
+def _check_driver(name: str, engine: AsyncEngine) -> None:
+    dialect = engine.dialect
+    if dialect.driver != "psycopg":
+        raise TypeError(
+            f"{name} must have the driver psycopg, not {dialect.driver} ({dialect.name}); "
+            'make the engine with create_async_engine("postgresql+psycopg://...")'
+        )
+
+
+@asynccontextmanager
+async def transaction(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
+    """Give a connection in a transaction that is committed at the end, and rolled back after an error.
+
+    The connection of an engine in autocommit is taken out of it for as long, and goes back in autocommit, however the
+    engine got there. (SQLAlchemy's `isolation_level` option does not bring back what `connect_args` had set.)
+    """
+    async with engine.connect() as connection:
+        was_in_autocommit = await connection.run_sync(is_in_autocommit)
+        try:
+            if was_in_autocommit:
+                await connection.run_sync(_set_autocommit, autocommit=False)
+            async with connection.begin():
+                yield connection
+        finally:
+            if was_in_autocommit:
+                await connection.run_sync(_give_back, autocommit=True)
+
+
+@asynccontextmanager
+async def unit(engine: AsyncEngine, conn: AsyncConnection | None) -> AsyncGenerator[AsyncConnection]:
+    """Give a connection on which several statements take effect together or not at all.
+
+    In the caller's transaction that is a savepoint, which leaves the transaction as it was before, and alive. Nothing
+    is run again: what the statements were made from can be read only once.
+
+    Raises:
+        InvalidInputError: The caller's connection is in autocommit, where statements cannot take effect together. Or
+            another task has a savepoint of this library open on it.
+        DeadlockError, TransactionConflictError: PostgreSQL refused to commit because of a concurrent transaction.
+    """
+    check_connection(conn)
+    if conn is None:
+        async with transaction(engine) as connection:
+            yield connection
+            with conflicts_told():
+                await connection.commit()
+    elif await conn.run_sync(is_in_autocommit):
+        raise InvalidInputError("conn", "is in autocommit, where several statements cannot be one unit")
+    else:
+        with savepoint_open(cast("Connection", conn.sync_connection)):
+            async with conn.begin_nested():
+                yield conn
+
+
+# Which task has a savepoint of this library open on which connection. The task is weak: its frames hold the connection,
+# which would otherwise keep itself alive in here.
+_savepoints: WeakKeyDictionary[Connection, ReferenceType[asyncio.Task[Any]]] = WeakKeyDictionary()
+
+
+@contextmanager
+def savepoint_open(connection: Connection) -> Generator[None]:
+    """Reserve a connection for the current task while the library has a savepoint open on it.
+
+    What another task writes meanwhile would be gone after ROLLBACK TO SAVEPOINT, though its call returned. The same
+    task may go on: the items of a bulk call may come from the connection.
+
+    Raises:
+        InvalidInputError: Another task has one open.
+    """
+    check_not_in_use(connection)
+    before = _savepoints.get(connection)
+    _reserve(connection)
+    try:
+        yield
+    finally:
+        if before is not None:
+            _savepoints[connection] = before
+        else:
+            _savepoints.pop(connection, None)
+
+
+def _reserve(connection: Connection) -> None:
+    task = asyncio.current_task()
+    if task is not None:
+        _savepoints[connection] = ref(task)
+
+
+def check_not_in_use(connection: Connection) -> None:
+    """Refuse a connection on which the library has a savepoint open for another task.
+
+    Raises:
+        InvalidInputError: It has one.
+    """
+    opened_by = _savepoints.get(connection)
+    task = None if opened_by is None else opened_by()
+    if task is not None and task is not asyncio.current_task():
+        raise InvalidInputError("conn", "is in use by another call")
+
+
+class _ConflictsTold:
+    # Not a generator: since Python 3.12 its frame would refer to that of contextlib, which refers to the error, whose
+    # traceback refers to the generator's frame.
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        try:
+            if isinstance(error, DBAPIError) and sqlstate_of(error) not in NOT_IN_ENCODING:
+                _raise_ours(error, None, None)
+            if isinstance(error, DBAPIError | UnicodeEncodeError):
+                reason = "have a character that the encoding of the client or of the database lacks"
+                raise InvalidInputError(self._what, reason) from None
+        finally:
+            del error
+
+
+def conflicts_told(what: str = "items") -> AbstractContextManager[None]:
+    """Raise the errors of this package for what PostgreSQL refuses in many items.
+
+    Args:
+        what: What to call the items in an error.
+
+    Raises:
+        DeadlockError, TransactionConflictError: It aborted the transaction because of a concurrent one.
+        ProcessLockedError: A `lock_timeout` ended the wait for a lock.
+        InvalidInputError: One of the items cannot be stored.
+    """
+    return _ConflictsTold(what)
+
+
+def driver_of(connection: Connection) -> psycopg.AsyncConnection[Any]:
+    """Return psycopg's connection."""
+    return cast("psycopg.AsyncConnection[Any]", connection.connection.driver_connection)
+
+
+def is_in_autocommit(connection: Connection) -> bool:
+    """Whether each statement takes effect by itself."""
+    return driver_of(connection).autocommit
+
+
+def check_can_lock(connection: Connection) -> None:
+    """Refuse a connection on which a lock would end with its statement.
+
+    Raises:
+        InvalidInputError: It is in autocommit.
+    """
+    if is_in_autocommit(connection):
+        raise InvalidInputError("conn", "is in autocommit, where the locks would be gone before they served")
+
+
+def _run_on(connection: Connection, work: Callable[[Connection], ResultT]) -> ResultT:
+    """Run `work` on the caller's connection."""
+    driver = driver_of(connection)
+    if driver.pgconn.transaction_status == TransactionStatus.INERROR:
+        # The server would refuse each statement, and SQLAlchemy's error would quote the state.
+        raise InvalidInputError("conn", "is in a transaction that an earlier error aborted; roll that back first")
+    with encodable_texts(connection, driver):
+        return work(connection)
+
+
+def _borrow_and_run(engine: Engine, work: Callable[[Connection], ResultT]) -> ResultT:
+    """Run `work` on a borrowed connection in autocommit: a statement is atomic by itself, in one round trip, not three.
+
+    SQLAlchemy's events of a transaction are fired all the same; its BEGIN and COMMIT send nothing. The connection goes
+    back as it came. If that fails, it is closed.
+    """
+    with engine.connect() as connection, connection.begin():
+        if not _can_autocommit(connection):
+            return _run_on(connection, work)
+        try:
+            _set_autocommit(connection, autocommit=True)
+            return _run_on(connection, work)
+        finally:
+            _give_back(connection, autocommit=False)
+
+
+def _set_autocommit(connection: Connection, *, autocommit: bool) -> None:
+    # SQLAlchemy's synchronous face of psycopg's connection.
+    adapted: Any = connection.connection.dbapi_connection
+    adapted.autocommit = autocommit
+
+
+def _give_back(connection: Connection, *, autocommit: bool) -> None:
+    """Set the borrowed connection back to what it was, or close it, so that nobody gets it as it is."""
+    if connection.invalidated or connection.closed:
+        return
+    try:
+        _set_autocommit(connection, autocommit=autocommit)
+    except psycopg.Error as error:
+        _log.invalidated(type(error).__name__)
+        connection.invalidate()
+    except BaseException as error:
+        # If the event loop was kept busy, psycopg lets others have their turn here. A cancellation can come then.
+        _log.invalidated(type(error).__name__)
+        connection.invalidate()
+        raise
+
+
+def _can_autocommit(connection: Connection) -> bool:
+    """Whether a transaction would be nothing but the one statement, so that it can be left out.
+
+    It is more than that
+
+    - if the engine's owner has set what BEGIN says (serializable transactions are checked against each other only, and
+      a read-only one refuses to write);
+    - if something was executed when it began (SET LOCAL in a listener, for example);
+    - if somebody listens to `commit`, who may raise and so undo what was written.
+    """
+    driver = driver_of(connection)
+    return (
+        not driver.autocommit
+        and driver.isolation_level is not psycopg.IsolationLevel.SERIALIZABLE
+        and not driver.read_only
+        and not driver.deferrable
+        and driver.pgconn.transaction_status == TransactionStatus.IDLE
+        and not connection.dispatch.commit
+    )
+
+
+def sqlstate_of(error: DBAPIError) -> str | None:
+    """Return the server's code, if the error comes from the server."""
+    return getattr(error.orig, "sqlstate", None)
+
+
+def conflict_of(
+    error: DBAPIError, key: tuple[str, UUID] | None, expected_version: int | None
+) -> ProcessRepositoryError | None:
+    """Return the error of this package for a conflict that PostgreSQL found; `None` if it is something else."""
+    sqlstate = sqlstate_of(error)
+    if sqlstate == DEADLOCK_DETECTED:
+        return DeadlockError()
+    if sqlstate == SERIALIZATION_FAILURE:
+        return TransactionConflictError(sqlstate) if key is None else ConcurrentUpdateError(*key, expected_version)
+    if sqlstate == LOCK_NOT_AVAILABLE:
+        return ProcessLockedError() if key is None else ProcessLockedError(*key)
+    return None
+
+
+def _raise_ours(error: DBAPIError, key: tuple[str, UUID] | None, expected_version: int | None) -> NoReturn:
+    """Raise the error of this package that says what happened; if there is none, the error itself.
+
+    SQLAlchemy's error, its traceback and a frame in it refer to each other, and would keep the caller's objects until
+    the garbage collector runs. So these frames are cleared, and the variables here are deleted.
+    """
+    clear_frames(error.__traceback__)
+    conflict = conflict_of(error, key, expected_version)
+    try:
+        if sqlstate_of(error) == PROGRAM_LIMIT_EXCEEDED:
+            raise limit_error(error) from None  # SQLAlchemy's error quotes the parameters
+        if conflict is None:
+            raise error
+        raise conflict from error
+    finally:
+        del conflict, error

@@ -1,0 +1,70 @@
+"""Each server and isolation level, and PgBouncer. The fixtures run a test on all of them.
+
+A `conftest.py` imports them by name.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from tests.support.databases import VERSIONS, Server, as_role, async_url
+from tests.support.pgbouncer import UNPREPARED, PgBouncer
+
+
+@dataclass(frozen=True)
+class Place:
+    """One way to reach a database.
+
+    Attributes:
+        isolation_level: The one of the engine's transactions.
+        version: The server's.
+        is_pooled: Whether PgBouncer, in transaction mode, stands before the server.
+    """
+
+    isolation_level: str
+    version: object
+    is_pooled: bool = False
+
+
+PLACES = {
+    f"PostgreSQL {version}, {level}": Place(level, version)
+    for version in VERSIONS
+    for level in ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
+} | {"PgBouncer": Place("READ COMMITTED", VERSIONS[0], is_pooled=True)}
+
+
+@pytest.fixture(params=PLACES.values(), ids=list(PLACES))
+def place(request: pytest.FixtureRequest) -> Place:
+    assert isinstance(request.param, Place)
+    return request.param
+
+
+@pytest.fixture
+def server(place: Place, servers: Callable[[object], Server]) -> Server:
+    return servers(place.version)
+
+
+@pytest.fixture
+def isolation_level(place: Place) -> str:
+    return place.isolation_level
+
+
+@pytest.fixture
+def application_url(place: Place, request: pytest.FixtureRequest, server: Server, database_url: str) -> str:
+    if not place.is_pooled:
+        return as_role(database_url, server.application)
+    pgbouncer = request.getfixturevalue("pgbouncer")
+    assert isinstance(pgbouncer, PgBouncer)
+    return pgbouncer.in_front_of(database_url)
+
+
+@pytest.fixture
+async def engine(place: Place, application_url: str) -> AsyncIterator[AsyncEngine]:
+    connect_args = UNPREPARED if place.is_pooled else {}
+    engine = create_async_engine(
+        async_url(application_url), isolation_level=place.isolation_level, connect_args=connect_args
+    )
+    yield engine
+    await engine.dispose()
