@@ -22,11 +22,11 @@ def command(order_id: UUID, name: str, compensates: UUID | None = None) -> cp.Pr
 
 
 async def on_reply(order_id: UUID, reply: cp.StepReply) -> list[cp.ProcessAuditEntry]:
-    """Record a reply, decide on the next command, and store both at once. Return the command to send."""
+    """Record a reply and the next command at once, and return what to send. The same reply again decides the same."""
     order = await repository.get_by_id("orders", order_id)
     [answered] = [e for e in await repository.get_audit_trail("orders", order_id) if e.command_id == reply.command_id]
-    if order is None or answered.reply_outcome is not None:
-        return []  # this reply was delivered before
+    if order is None:
+        raise cp.ProcessNotFoundError("orders", order_id)
     if answered.compensates is None and reply.outcome == cp.ReplyOutcome.SUCCESS:
         sent = [command(order_id, NEXT[answered.step_name])] if answered.step_name in NEXT else []
         order.status = cp.ProcessStatus.WAITING_FOR_REPLY if sent else cp.ProcessStatus.COMPLETED

@@ -3,7 +3,7 @@
 import asyncio
 import os
 from datetime import UTC, datetime
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from alembic.command import upgrade
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
@@ -19,12 +19,14 @@ from commandbus_process.migrations import alembic_config
 
 engine = create_async_engine(os.environ["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://"))
 repository = PostgresProcessRepository(engine)
+packed: list[UUID] = []
 
 
 async def ship_some(conn: AsyncConnection) -> int:
     """Ship up to five orders in one transaction. If the worker dies in it, the orders are free again, and unshipped."""
     orders = await repository.claim("orders", [ProcessStatus.PENDING], conn, limit=5)
     for order in orders:
+        packed.append(order.process_id)
         order.state = {"parcels": 1}
         order.status, order.completed_at = ProcessStatus.COMPLETED, datetime.now(UTC)
         await repository.update(order, conn)
@@ -47,8 +49,7 @@ async def main() -> None:
     )
     print("to ship:", await repository.save_many(orders))
     print("shipped:", sum(await asyncio.gather(*(worker() for _ in range(4)))))
-    shipped = await repository.find_by_status("orders", [ProcessStatus.COMPLETED])
-    print("written twice:", sum(order.version != 2 for order in shipped))  # noqa: PLR2004 - 1 when saved, 2 when shipped
+    print("packed twice:", len(packed) - len(set(packed)))
     await engine.dispose()
 
 

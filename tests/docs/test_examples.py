@@ -30,7 +30,7 @@ COMPENSATED
     "worker.py": """\
 to ship: 40
 shipped: 40
-written twice: 0
+packed twice: 0
 """,
 }
 
