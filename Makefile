@@ -18,7 +18,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 
 typecheck: $(BENCH_INSTALLED)
-	$(BIN)/mypy commandbus_process demo tests benchmarks alembic/env.py alembic/versions/*.py
+	$(BIN)/mypy commandbus_process demo examples tests benchmarks alembic/env.py alembic/versions/*.py
 	$(BIN)/basedpyright
 
 check: lint typecheck test bench-check

@@ -11,9 +11,9 @@ from typing import Any, TypeAlias, cast
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, PydanticKnownError
 
-from commandbus_process.models import MESSAGES, EntryFields, ProcessAuditEntry, ProcessFields
+from commandbus_process.models import MESSAGES, ProcessAuditEntry, ProcessMetadata
 
-OWN_FIELDS = frozenset({*ProcessFields.model_fields, *EntryFields.model_fields, *ProcessAuditEntry.model_fields})
+OWN_FIELDS = frozenset({*ProcessMetadata.model_fields, *ProcessAuditEntry.model_fields})
 
 # What the placeholders of Pydantic's messages stand for, where that comes from the type. The others ("error", "tag",
 # "actual_length") come from the value.
@@ -28,7 +28,7 @@ _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 Path: TypeAlias = tuple[int | str, ...]
 
 
-def reason(error: Exception, declared: Collection[str] = OWN_FIELDS) -> str:
+def explain(error: Exception, declared: Collection[str] = OWN_FIELDS) -> str:
     """Say what was refused and where.
 
     Args:
@@ -41,7 +41,7 @@ def reason(error: Exception, declared: Collection[str] = OWN_FIELDS) -> str:
     return _joined(error, lambda path: (part if isinstance(part, int) or part in declared else "*" for part in path))
 
 
-def json_reason(error: ValidationError) -> str:
+def explain_json(error: ValidationError) -> str:
     """Say what was refused in a JSON value, and where: its keys are all data."""
     # Before each key or position, Pydantic names the alternative that it tried.
     return _joined(

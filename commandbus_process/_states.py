@@ -4,34 +4,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cached_property, partial
 from typing import Any, Generic, cast
-from uuid import UUID
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter
 from typing_extensions import override
 
-from commandbus_process._json import JSON_OBJECT, as_stored, check_finite, check_text, json_object_text
-from commandbus_process._reasons import declared_names, reason
+from commandbus_process._json import JSON_OBJECT, as_stored, check_finite, check_text, json_object, json_object_text
+from commandbus_process._reasons import declared_names, explain
 from commandbus_process._state_difference import Difference, difference
 from commandbus_process._state_types import Declared, writer
-from commandbus_process.errors import InvalidInputError, StoredDataError, StoredStateError
-from commandbus_process.models import JsonObject, ProcessFields, ProcessMetadata, StateT
-from commandbus_process.postgres._reading import (
-    Row,
-    Rows,
-    check_numbers,
-    fields_of,
-    json_object,
-    object_of,
-    objects_of,
-    plain_times,
-    unchecked_fields_of,
-)
+from commandbus_process.errors import InvalidInputError
+from commandbus_process.models import JsonObject, ProcessMetadata, StateT
 
 # A model's validators and serialisers may raise anything. What they say, and Pydantic's messages, may quote a state. So
 # the errors here are raised `from None`: the original stays in `__context__`, which tracebacks do not print then.
 
 
-class _StateType:
+class StateType:
     """One declared type of state.
 
     Args:
@@ -65,12 +53,17 @@ class _StateType:
         return self._readers[0]
 
     def read_checked(self, text: str) -> object:
-        """Turn JSON text into a state, or raise what `reason` can explain."""
+        """Turn stored JSON text into a state, and check all of it. Whatever this raises, `explain` can explain."""
+        state = self._read_fully(text)
+        check_finite(text)
+        return state
+
+    def _read_fully(self, text: str) -> object:
         return self.read(text)
 
-    def reason(self, error: Exception) -> str:
-        """Say why a state could not be read, without anything of it."""
-        return reason(error, self._names)
+    def explain(self, error: Exception) -> str:
+        """Return why a state could not be read, without anything of it."""
+        return explain(error, self._names)
 
     def write(self, state: object) -> str:
         """Turn a state into JSON text that is sure to become the same state again."""
@@ -92,7 +85,7 @@ class _StateType:
                 different = difference(state, found)
                 same = different is None and self._dump(found) == encoded
             except Exception as error:  # noqa: BLE001 - see above
-                why = f"could not be read back as {self.name}: {self.reason(error)}"
+                why = f"could not be read back as {self.name}: {self.explain(error)}"
                 raise InvalidInputError("state", why) from None
             if not same:
                 raise self._not_the_same(state, found, different)
@@ -131,7 +124,7 @@ def _field_names(state: object) -> list[str]:
     return [each.name for each in fields(state)] if is_dataclass(state) and not isinstance(state, type) else []
 
 
-class _JsonState(_StateType):
+class _JsonState(StateType):
     """States that are JSON objects, where no type is declared."""
 
     def __init__(self) -> None:
@@ -145,7 +138,7 @@ class _JsonState(_StateType):
         return json_object
 
     @override
-    def read_checked(self, text: str) -> object:
+    def _read_fully(self, text: str) -> object:
         return JSON_OBJECT.validate_json(text)
 
     @override
@@ -153,18 +146,18 @@ class _JsonState(_StateType):
         return json_object_text(state, "state")
 
 
-class _SameForAll(dict[str, _StateType]):
+class _SameForAll(dict[str, StateType]):
     """One type of state, whatever the process type."""
 
-    def __init__(self, state_type: _StateType) -> None:
+    def __init__(self, state_type: StateType) -> None:
         super().__init__()
         self._state_type = state_type
 
-    def __missing__(self, process_type: str) -> _StateType:
+    def __missing__(self, process_type: str) -> StateType:
         return self._state_type
 
 
-class StateCodec(Generic[StateT]):
+class States(Generic[StateT]):
     """Writes and reads states of the type, or the types by `process_type`, that a repository was given.
 
     Raises:
@@ -172,22 +165,29 @@ class StateCodec(Generic[StateT]):
     """
 
     def __init__(self, state_type: object) -> None:
-        self.depend_on_process_type = isinstance(state_type, Mapping)
-        """Whether processes of different types have states of different types."""
-        self._types: Mapping[str, _StateType]
+        self._is_mapping = isinstance(state_type, Mapping)
+        self._types: Mapping[str, StateType]
         if isinstance(state_type, Mapping):
             self._types = {}
             for name, each in cast("Mapping[object, object]", state_type).items():
                 if not isinstance(name, str):
                     raise TypeError(f"the keys of state_type must be process types (str), not {type(name).__name__}")
-                self._types[name] = _StateType(each, f"state_type[{name!r}]")
+                self._types[name] = StateType(each, f"state_type[{name!r}]")
         else:
-            self._types = _SameForAll(_JsonState() if state_type is None else _StateType(state_type))
+            self._types = _SameForAll(_JsonState() if state_type is None else StateType(state_type))
+
+    def type_of(self, process_type: str) -> StateType:
+        """Return the type that the states of processes of a type have.
+
+        Raises:
+            KeyError: None is declared for them.
+        """
+        return self._types[process_type]
 
     @property
     def process_types(self) -> frozenset[str] | None:
         """The process types that have a type of state; `None` if all have the same."""
-        return frozenset(self._types) if self.depend_on_process_type else None
+        return frozenset(self._types) if self._is_mapping else None
 
     def write(self, process: ProcessMetadata[StateT]) -> str:
         """Turn the process's state into JSON text, which is sure to be readable again.
@@ -203,76 +203,3 @@ class StateCodec(Generic[StateT]):
                 "process_type", f"no state type is declared for {process.process_type!r} in state_type"
             ) from error
         return state_type.write(process.state)
-
-    def read(self, rows: Rows, unreadable: Callable[[StoredDataError], object]) -> list[ProcessMetadata[StateT]]:
-        """Turn rows of `process` into processes.
-
-        Args:
-            rows: What was found.
-            unreadable: Is given the error about each row that cannot be read. It may raise it; if it returns, the row
-                is left out.
-        """
-        try:
-            types = [self._types[name] for name in rows.columns["process_type"]]
-            classes = [each.metadata_type for each in types]
-            check_numbers(rows.columns["state"])
-            readers = {each: each.read for each in set(types)}
-            states = [readers[each](text) for each, text in zip(types, rows.columns["state"], strict=True)]
-            return objects_of(rows, classes, {"state": states})
-        except Exception:  # noqa: BLE001 - whatever it is, each row alone shows it
-            return self._read_one_by_one(rows, unreadable)
-
-    def _read_one_by_one(
-        self, rows: Rows, unreadable: Callable[[StoredDataError], object]
-    ) -> list[ProcessMetadata[StateT]]:
-        processes: list[ProcessMetadata[StateT]] = []
-        for row in rows.one_by_one():
-            try:
-                processes.append(self.read_row(row))
-            except StoredDataError as error:
-                unreadable(error)
-        return processes
-
-    def read_one(self, process_id: UUID, fields: str, state: str) -> ProcessMetadata[StateT]:
-        """Turn what `GET_BY_ID` gives of a process into the process.
-
-        Raises:
-            StoredStateError, StoredDataError: As `read`.
-        """
-        try:
-            row: Row = {"process_id": process_id, **fields_of(fields)}
-            state_type = self._types[row["process_type"]]
-            check_numbers((state,))
-            row["state"] = state_type.read(state)
-            stamp = row.pop("stamp")
-            return object_of(row, state_type.metadata_type, stamp)
-        except Exception:  # noqa: BLE001 - whatever it is, read_row shows it
-            return self.read_row({"process_id": process_id, **unchecked_fields_of(fields), "state": state})
-
-    def read_row(self, row: Row) -> ProcessMetadata[StateT]:
-        """Turn one row, whose state is JSON text, into a process, and check each part of it.
-
-        Raises:
-            StoredStateError: The state does not fit its type, or nests too deep.
-            StoredDataError: Another column has a value that this version does not know.
-        """
-        domain, process_id, process_type = row["domain"], row["process_id"], row["process_type"]
-        try:
-            state_type = self._types[process_type]
-        except KeyError:
-            why = "no state type is declared for this process type in state_type"
-            raise StoredStateError(domain, process_id, process_type, "a declared type", why) from None
-        try:
-            state = state_type.read_checked(row["state"])
-            check_finite(row["state"])
-        except Exception as error:  # noqa: BLE001 - see above
-            raise StoredStateError(
-                domain, process_id, process_type, state_type.name, state_type.reason(error)
-            ) from None
-        try:
-            # Without the state, which its own validators would see twice.
-            fields = {name: value for name, value in plain_times(row).items() if name not in {"state", "stamp"}}
-            checked = ProcessFields.model_validate(fields)
-        except ValidationError as error:
-            raise StoredDataError(domain, process_id, reason(error)) from None
-        return object_of({**vars(checked), "state": state}, state_type.metadata_type, row["stamp"])

@@ -6,7 +6,7 @@ PostgreSQL itself aborts it: `TransactionConflictError`, and the cases that `Con
 `ProcessLockedError` name.
 """
 
-import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -219,6 +219,7 @@ class StepAlreadyLoggedError(StepError):
     Attributes:
         recorded: The entry that is stored.
         given: The entry that was refused.
+        different: The fields in which they differ. Times are not compared.
         is_same: Whether they are the same. Then the rest of the step is what is missing.
     """
 
@@ -228,22 +229,20 @@ class StepAlreadyLoggedError(StepError):
         process_id: UUID,
         recorded: "ProcessAuditEntry",
         given: "ProcessAuditEntry",
+        different: Iterable[str],
         missing: str = "the rest of its step",
     ) -> None:
         self.recorded = recorded
         self.given = given
-        compared = ["step_name", "command_type", "command_data", "compensates"]
-        if given.reply_outcome is not None:
-            compared += ["reply_outcome", "reply_data"]
-        different = [name for name in compared if _differ(getattr(recorded, name), getattr(given, name))]
-        self.is_same = not different
+        self.different = tuple(different)
+        self.is_same = not self.different
         super().__init__(
             domain,
             process_id,
             recorded.command_id,
-            f"is logged already, as another entry (they differ in {', '.join(different)}); "
+            f"is logged already, as another entry (they differ in {', '.join(self.different)}); "
             "another command needs an id of its own, and a reply is recorded by update_step_reply()"
-            if different
+            if self.different
             else f"is logged already, but {missing} is not there: this is no redelivery of the step that logged it",
         )
 
@@ -264,11 +263,13 @@ class ReplyConflictError(StepError):
         recorded: "ProcessAuditEntry",
         given: "ProcessAuditEntry | StepReply",
         missing: str = "the rest of its step",
+        *,
+        is_same: bool = False,
     ) -> None:
         self.recorded = recorded
         self.given = given
-        outcome, data = _reply_of(given)
-        self.is_same = recorded.reply_outcome == outcome and not _differ(recorded.reply_data, data)
+        self.is_same = is_same
+        outcome = getattr(given, "outcome", None) or getattr(given, "reply_outcome", None)
         what = "other data" if recorded.reply_outcome == outcome else f"outcome {outcome}"
         super().__init__(
             domain,
@@ -278,20 +279,10 @@ class ReplyConflictError(StepError):
             + (
                 f"this one is the same, but {missing} is not logged: a step that is decided again must give its "
                 "commands the ids that they had the first time"
-                if self.is_same
+                if is_same
                 else f"a second one with {what} is a conflict for a person or a policy to resolve"
             ),
         )
-
-
-def _reply_of(given: "ProcessAuditEntry | StepReply") -> tuple[object, object]:
-    entry: Any = given
-    return (entry.outcome, entry.data) if hasattr(entry, "outcome") else (entry.reply_outcome, entry.reply_data)
-
-
-def _differ(stored: object, given: object) -> bool:
-    """Whether two values are written differently as JSON: to Python, 1 and true are equal."""
-    return json.dumps(stored, sort_keys=True, default=str) != json.dumps(given, sort_keys=True, default=str)
 
 
 class StoredDataError(ProcessError, ValueError):

@@ -17,7 +17,7 @@ import sys
 
 from psycopg import sql
 
-from commandbus_process.postgres import _statements
+from commandbus_process._columns import LOGGED, REPLY, SAVED, WRITTEN_BY_UPDATE
 from commandbus_process.tables import VERSION_TABLE, metadata, process, process_audit
 
 
@@ -31,8 +31,8 @@ def grant_statements(role: str) -> list[str]:
     schema = metadata.schema
     rights = {
         f"SCHEMA {schema}": "USAGE",
-        process.fullname: _rights(_statements.NEW_PROCESS, _statements.UPDATED),
-        process_audit.fullname: _rights(_statements.NEW_STEP, _statements.REPLY),
+        process.fullname: _rights(SAVED, WRITTEN_BY_UPDATE),
+        process_audit.fullname: _rights(LOGGED, REPLY),
         f"SEQUENCE {schema}.process_audit_id_seq": "USAGE",
         f"{schema}.{VERSION_TABLE}": "SELECT",
     }

@@ -30,7 +30,7 @@ Install them again after each upgrade of the schema, so that they know its new c
 import sys
 from collections.abc import Iterable
 
-from commandbus_process.postgres import _statements
+from commandbus_process._columns import REPLY, WRITTEN_BY_UPDATE
 from commandbus_process.tables import process, process_audit
 
 _REMOVAL = [
@@ -53,8 +53,8 @@ def guard_statements(*, remove: bool = False) -> list[str]:
         return list(_REMOVAL)
     # A function runs only if an UPDATE names a column that must stay, or if the condition of a trigger holds. Names are
     # resolved among the server's own: an operator of the same name in another schema must not answer.
-    identity = [column.name for column in process.c if column.name not in _statements.UPDATED]
-    sent = [column.name for column in process_audit.c if column.name not in _statements.REPLY]
+    identity = [column.name for column in process.c if column.name not in WRITTEN_BY_UPDATE]
+    sent = [column.name for column in process_audit.c if column.name not in REPLY]
     return [
         f"""\
 CREATE OR REPLACE FUNCTION commandbus.guard_process() RETURNS trigger
@@ -79,7 +79,7 @@ BEGIN
         RAISE restrict_violation USING CONSTRAINT = TG_NAME,
             MESSAGE = format('what was sent with command %s of process %s in domain %L cannot be changed',
                              OLD.command_id, OLD.process_id, OLD.domain);
-    ELSIF OLD.reply_outcome IS NOT NULL AND {_differs(_statements.REPLY)} THEN
+    ELSIF OLD.reply_outcome IS NOT NULL AND {_differs(REPLY)} THEN
         RAISE restrict_violation USING CONSTRAINT = TG_NAME,
             MESSAGE = format('the reply to command %s of process %s in domain %L is recorded and cannot be changed',
                              OLD.command_id, OLD.process_id, OLD.domain);
@@ -104,10 +104,10 @@ FOR EACH ROW WHEN (OLD.reply_outcome IS NOT NULL) EXECUTE FUNCTION commandbus.gu
 
 def _differs(columns: Iterable[str]) -> str:
     """Whether one of the columns is another than before, as SQL."""
-    return f"({_of('NEW', columns)}) IS DISTINCT FROM ({_of('OLD', columns)})"
+    return f"({_columns_of('NEW', columns)}) IS DISTINCT FROM ({_columns_of('OLD', columns)})"
 
 
-def _of(row: str, columns: Iterable[str]) -> str:
+def _columns_of(row: str, columns: Iterable[str]) -> str:
     return ", ".join(f"{row}.{column}" for column in columns)
 
 

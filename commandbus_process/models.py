@@ -124,30 +124,7 @@ STAMPS = "_stamps"
 """The private attribute of a process that has its `RowStamps`."""
 
 
-class ProcessFields(_Model):
-    """What is known of every process, whatever its state is."""
-
-    _stamps: RowStamps = PrivateAttr(default=RowStamps())
-
-    domain: Name
-    process_id: UUID
-    process_type: Name
-    status: ProcessStatus = ProcessStatus.PENDING
-    current_step: OptionalName | None = None
-    error_code: OptionalName | None = None
-    error_message: StorableText | None = None
-    created_at: UtcDatetime = Field(default_factory=_now)
-    updated_at: UtcDatetime = Field(default_factory=_now)
-    completed_at: UtcDatetime | None = None
-    version: Version | None = None
-    """Version of the row when this object was last read or written. `None`: never; `update()` then compares nothing.
-
-    An object that was read or written also remembers, privately, which row that was. Its copies and pickles do, too. An
-    object that was made by hand with a version is compared by that version alone.
-    """
-
-
-class ProcessMetadata(ProcessFields, Generic[StateT]):
+class ProcessMetadata(_Model, Generic[StateT]):
     """One process and its state.
 
     Mutable: a process manager assigns to its fields and hands it to `update`. An assignment of a wrong type raises
@@ -159,7 +136,25 @@ class ProcessMetadata(ProcessFields, Generic[StateT]):
     later.
     """
 
+    _stamps: RowStamps = PrivateAttr(default=RowStamps())
+
+    domain: Name
+    process_id: UUID
+    process_type: Name
+    status: ProcessStatus = ProcessStatus.PENDING
+    current_step: OptionalName | None = None
     state: StateT
+    error_code: OptionalName | None = None
+    error_message: StorableText | None = None
+    created_at: UtcDatetime = Field(default_factory=_now)
+    updated_at: UtcDatetime = Field(default_factory=_now)
+    completed_at: UtcDatetime | None = None
+    version: Version | None = None
+    """Version of the row when this object was last read or written. `None`: never; `update()` then compares nothing.
+
+    An object that was read or written also remembers, privately, which row that was. Its copies and pickles do, too. An
+    object that was made by hand with a version is compared by that version alone.
+    """
 
     @field_validator("state", mode="wrap")
     @classmethod
@@ -184,27 +179,22 @@ def _without_fields(origin: Any, args: tuple[Any, ...]) -> BaseModel:  # noqa: A
     return of_class.__new__(of_class)
 
 
-class EntryFields(_Model):
-    """What is known of every step, whatever the data of its command and its reply."""
-
-    step_name: Name
-    command_id: UUID
-    command_type: OptionalName = ""
-    sent_at: UtcDatetime = Field(default_factory=_now)
-    reply_outcome: ReplyOutcome | None = None
-    received_at: UtcDatetime | None = None
-    compensates: UUID | None = None
-    """The command that this one undoes."""
-
-
-class ProcessAuditEntry(EntryFields):
+class ProcessAuditEntry(_Model):
     """One step of a process: the command that was sent and, once it has come, the reply.
 
     Of an entry that is given as a reply, only the outcome, data and time of the reply count.
     """
 
+    step_name: Name
+    command_id: UUID
+    command_type: OptionalName = ""
     command_data: JsonObject | None = None
+    sent_at: UtcDatetime = Field(default_factory=_now)
+    reply_outcome: ReplyOutcome | None = None
     reply_data: JsonObject | None = None
+    received_at: UtcDatetime | None = None
+    compensates: UUID | None = None
+    """The command that this one undoes."""
 
     @property
     def duration(self) -> timedelta | None:

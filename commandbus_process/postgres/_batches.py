@@ -9,10 +9,9 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from commandbus_process._arguments import within
-from commandbus_process._json import json_array, json_row
+from commandbus_process._arguments import in_path
 from commandbus_process.errors import InvalidInputError
-from commandbus_process.postgres._statements import JSON_COLUMNS
+from commandbus_process.postgres._parameters import json_rows
 
 ItemT = TypeVar("ItemT")
 
@@ -76,9 +75,7 @@ class Batch(Generic[ItemT]):
         """
         order = self.order()
         numbers = range(len(order)) if only is None else only
-        return json_array(
-            json_row({"position": number, **self._prepared[order[number]].row}, JSON_COLUMNS) for number in numbers
-        )
+        return json_rows({number: self._prepared[order[number]].row for number in numbers})
 
     def rows(self, names: Iterable[str]) -> list[Sequence[Any]]:
         """Return the items as rows of the named columns, in the order of writing."""
@@ -152,7 +149,7 @@ async def _batches(
             try:
                 prepared = prepare(item)
             except InvalidInputError as error:
-                raise within(f"{what}[{position}]", error) from error
+                raise in_path(f"{what}[{position}]", error) from error
             if not batch.has_room_for(prepared):
                 yield batch
                 batch = Batch[ItemT]()

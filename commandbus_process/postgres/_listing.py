@@ -31,7 +31,7 @@ from commandbus_process.tables import process
 
 # The fields of a filter, and what else a list is limited by, as SQL: a condition is used if its parameter is given.
 # Domain and statuses are not here, since every list has them.
-_CONDITIONS: Mapping[str, ColumnElement[bool]] = {
+CONDITIONS: Mapping[str, ColumnElement[bool]] = {
     "process_type": process.c.process_type == bindparam("process_type", type_=String()),
     "updated_before": process.c.updated_at < bindparam("updated_before", type_=process.c.updated_at.type),
     "known_types": process.c.process_type == any_(bindparam("known_types", type_=ARRAY(String))),
@@ -96,7 +96,7 @@ class Listing:
 
 
 def _conditions(given: frozenset[str]) -> list[ColumnElement[bool]]:
-    return [condition for name, condition in _CONDITIONS.items() if name in given]
+    return [condition for name, condition in CONDITIONS.items() if name in given]
 
 
 def _in_status(statuses: Sequence[str]) -> ColumnElement[bool]:

@@ -1,43 +1,39 @@
-"""From rows to what the repository returns.
+"""Rows, turned into processes and entries.
 
-The quick way trusts the database for what it guarantees (texts, ids, numbers, NOT NULL), reads what it does not know
-(enumerations, JSON, time zones) column by column, and makes the objects directly; checking each field of each row again
-took half of the time of a long list. A process that is read alone comes as one JSON array, which is read at once. Where
-anything does not fit, the slow way checks row by row and says what.
+The fast path trusts the database for what it guarantees (texts, ids, numbers, NOT NULL). It reads the rest
+(enumerations, JSON, time zones) column by column, and makes the objects directly: checking each field of each row once
+more took half of the time of a long list. A process that is read alone comes as one JSON array. If anything does not
+fit, each row is checked alone, and the error names it.
 """
 
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from enum import StrEnum
 from itertools import repeat
-from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
-from sqlalchemy import CursorResult
+from sqlalchemy import BigInteger, Boolean, Column, CursorResult, DateTime, Integer, String, Uuid
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.types import TypeEngine
 
-from commandbus_process._json import JSON_OBJECT
-from commandbus_process._reasons import reason
-from commandbus_process.errors import StoredDataError
-from commandbus_process.models import (
-    STAMPS,
-    JsonObject,
-    ProcessAuditEntry,
-    ProcessFields,
-    ProcessStatus,
-    ReplyOutcome,
-    RowStamps,
-)
-from commandbus_process.postgres import _statements
+from commandbus_process._arguments import STORED_PROCESS
+from commandbus_process._columns import ENTRY, JSON, TIMES
+from commandbus_process._json import JSON_OBJECT, check_numbers, json_object
+from commandbus_process._reasons import explain
+from commandbus_process._states import States
+from commandbus_process.errors import StoredDataError, StoredStateError
+from commandbus_process.models import JsonObject, ProcessAuditEntry, ProcessMetadata, StateT
+from commandbus_process.postgres._stamps import private_with
+from commandbus_process.postgres._statements import FIELDS
+from commandbus_process.tables import process, process_audit
 
 Row: TypeAlias = dict[str, Any]
 ModelT = TypeVar("ModelT", bound=BaseModel)
-
-DOES_NOT_FIT = (KeyError, ValueError, OverflowError)
-"""What the quick way meets where a row does not fit. `pydantic.ValidationError` is a `ValueError`."""
 
 
 class Rows:
@@ -60,114 +56,96 @@ def first_row(result: CursorResult[*tuple[Any, ...]]) -> Row | None:
     return rows[0] if rows else None
 
 
-def json_object(text: str) -> JsonObject:
-    """Turn stored JSON text into an object, quickly.
+class _Reader(NamedTuple):
+    """How the values of a column become those of a field, if they are not the same.
 
-    Raises:
-        ValueError: It is none, or it nests too deep.
+    Attributes:
+        column: From what the driver gives for each row of a list. A NULL is among the values.
+        value: From the value in a JSON array, which is not NULL.
     """
-    value: object = from_json(text)
-    if not isinstance(value, dict):
-        raise ValueError("is no JSON object")  # noqa: TRY004 - a stored value that does not fit, as others do
-    return cast("JsonObject", value)
 
-
-# A number beyond floats is made infinity by the parser. As `jsonb` writes numbers without an exponent, it has at least
-# as many digits as the largest float.
-_DIGITS = 309
-# It begins where no digit stands before: searched from each digit of a long run, 5 MB of them took 2.3 s.
-_LONG_NUMBER = re.compile(rf"(?<!\d)\d{{{_DIGITS}}}")
-
-
-def check_numbers(texts: Iterable[str | None]) -> None:
-    """Look for numbers beyond floats in stored JSON.
-
-    Raises:
-        ValueError: There may be one.
-    """
-    for text in texts:
-        # So many digits in a row are met at one of these places, which are few.
-        if text is not None and any(map(str.isdigit, text[_DIGITS - 1 :: _DIGITS])) and _LONG_NUMBER.search(text):
-            raise ValueError("has a number that may be beyond floats")
+    column: Callable[[Sequence[Any]], Iterable[Any]] | None = None
+    value: Callable[[Any], Any] | None = None
 
 
 def _time(text: str) -> datetime:
-    """Turn the text of a JSON string into a time, in UTC."""
-    return datetime.fromisoformat(text[1:-1]).astimezone(UTC)
+    return datetime.fromisoformat(text).astimezone(UTC)
 
 
-def _in_utc(texts: Iterable[str | None]) -> list[datetime | None]:
-    return [None if text is None else _time(text) for text in texts]
+def _quoted_time(text: str) -> datetime:
+    return _time(text[1:-1])  # the text of a JSON string
 
 
-def plain_times(row: Row) -> Row:
-    """Return the row with its times as times. What is no time in Python stays a text, which its field refuses."""
-    plain = dict(row)
-    for name in _statements.TIMES & row.keys():
-        text = row[name]
-        if isinstance(text, str):
-            plain[name] = text[1:-1]
-            with suppress(ValueError, OverflowError):
-                # It knows more zones than Pydantic: those of old times differ from UTC by seconds too.
-                plain[name] = _time(text)
-    return plain
+def _times(texts: Iterable[str | None]) -> Iterable[datetime | None]:
+    return [None if text is None else _quoted_time(text) for text in texts]
 
 
-def _json_objects(texts: Sequence[str | None]) -> list[JsonObject | None]:
+def _json_objects(texts: Sequence[str | None]) -> Iterable[JsonObject | None]:
     check_numbers(texts)
     return [None if text is None else json_object(text) for text in texts]
 
 
-def _statuses(values: Iterable[str]) -> Iterable[ProcessStatus]:
-    return map(_STATUSES.__getitem__, values)
+def _members(enum: type[StrEnum]) -> _Reader:
+    members: dict[str | None, StrEnum | None] = {None: None, **{member.value: member for member in enum}}
+
+    def read(values: Iterable[str | None]) -> Iterable[StrEnum | None]:
+        return map(members.__getitem__, values)
+
+    return _Reader(read, members.__getitem__)
 
 
-def _outcomes(values: Iterable[str | None]) -> Iterable[ReplyOutcome | None]:
-    return map(_OUTCOMES.__getitem__, values)
-
-
-_STATUSES = {status.value: status for status in ProcessStatus}
-_OUTCOMES: dict[str | None, ReplyOutcome | None] = {
-    None: None,
-    **{outcome.value: outcome for outcome in ReplyOutcome},
-}
-
-_READERS: Mapping[str, Callable[[Sequence[Any]], Iterable[Any]]] = {
-    "status": _statuses,
-    "created_at": _in_utc,
-    "updated_at": _in_utc,
-    "completed_at": _in_utc,
-    "command_data": _json_objects,
-    "sent_at": _in_utc,
-    "reply_outcome": _outcomes,
-    "reply_data": _json_objects,
-    "received_at": _in_utc,
+# The driver gives these as what they are, and JSON has them.
+_AS_THEY_ARE = (String, Boolean, Integer, BigInteger)
+_BY_TYPE: Mapping[type[TypeEngine[Any]], _Reader] = {
+    DateTime: _Reader(_times, _time),
+    JSONB: _Reader(_json_objects, JSON_OBJECT.validate_python),
+    Uuid: _Reader(value=UUID),
+    **dict.fromkeys(_AS_THEY_ARE, _Reader()),
 }
 
 
-# What every Pydantic model has instead of attributes of its own.
+def _reader(column: Column[Any]) -> _Reader:
+    """Return how a column is read.
+
+    Raises:
+        TypeError: Its type has no reader. Add one: without it, its values would differ between the ways of reading.
+    """
+    if column.info["enum"] is not None:
+        return _members(column.info["enum"])
+    for of_type, reader in _BY_TYPE.items():
+        if isinstance(column.type, of_type):
+            return reader
+    raise TypeError(f"{column}: there is no reader for {type(column.type).__name__}")
+
+
+_READERS = {column.name: _reader(column) for column in (*process.c, *process_audit.c)}
+_FIELD_READERS = tuple((name, _READERS[name].value) for name in FIELDS)
+
+# Every Pydantic model has these instead of attributes of its own.
 _MODEL_ATTRIBUTES = ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
 
 
-def _private(stamp: str) -> dict[str, Any]:
-    return {STAMPS: RowStamps((stamp,))}
+def _make_objects(rows: Rows, classes: Iterable[type[ModelT]], ready: Mapping[str, Iterable[Any]]) -> list[ModelT]:
+    """Make an object of its class from each row.
 
+    They are not made by `model_construct`: it runs Python code for each field of each row, and takes MEASURED times as
+    long.
 
-def objects_of(rows: Rows, classes: Iterable[type[ModelT]], read: Mapping[str, Iterable[Any]]) -> list[ModelT]:
-    """Make an object of its class from each row; `read` has the columns that the caller has read itself.
-
-    Raises:
-        DOES_NOT_FIT: Something in a row does not.
+    Args:
+        rows: What was found.
+        classes: The class for each row.
+        ready: The columns that are read already.
     """
     if not rows.count:
         return []
     columns = dict[str, Iterable[Any]](rows.columns)
     stamps = columns.pop("stamp", None)
-    privates = repeat(None) if stamps is None else map(_private, stamps)
-    for name, column in rows.columns.items():
-        if name in _READERS:
-            columns[name] = _READERS[name](column)
-    columns |= read
+    privates = repeat(None) if stamps is None else map(private_with, stamps)
+    for name, given in rows.columns.items():
+        read = _READERS[name].column if name in _READERS and name not in ready else None
+        if read is not None:
+            columns[name] = read(given)
+    columns |= ready
     names = tuple(columns)
     objects = [object.__new__(each) for each in classes]
     dicts = map(dict, map(zip, repeat(names), zip(*columns.values(), strict=True)))
@@ -179,132 +157,137 @@ def objects_of(rows: Rows, classes: Iterable[type[ModelT]], read: Mapping[str, I
     return objects
 
 
-_TIMES = tuple(name for name in _statements.FIELDS if _READERS.get(name) is _in_utc)
-
-
-_READ_AS_ONE = (*_statements.FIELDS, "stamp")
-
-
-def fields_of(text: str) -> Row:
-    """Return the fields of one process from their JSON array.
-
-    Raises:
-        DOES_NOT_FIT: Something in it does not.
-    """
-    fields: Row = dict(zip(_READ_AS_ONE, from_json(text), strict=True))
-    fields["status"] = _STATUSES[fields["status"]]
-    for name in _TIMES:
-        if fields[name] is not None:
-            fields[name] = datetime.fromisoformat(fields[name]).astimezone(UTC)
-    return fields
-
-
-def unchecked_fields_of(text: str) -> Row:
-    """Return what is in the JSON array of the fields of one process, as it is; times where they are times."""
-    fields: Row = dict(zip(_READ_AS_ONE, from_json(text), strict=True))
-    for name in _TIMES:
-        with suppress(ValueError, TypeError):
-            # It knows more zones than Pydantic: those of old times differ from UTC by seconds too.
-            fields[name] = datetime.fromisoformat(fields[name])
-    return fields
-
-
-def object_of(fields: Row, of_class: type[ModelT], stamp: str) -> ModelT:
-    """Make one process, of all of its fields and the stamp of its row."""
+def _make_process(fields: Row, of_class: type[ModelT], stamp: str) -> ModelT:
     made = object.__new__(of_class)
-    for name, value in zip(_MODEL_ATTRIBUTES, (fields, set(fields), None, _private(stamp)), strict=True):
+    for name, value in zip(_MODEL_ATTRIBUTES, (fields, set(fields), None, private_with(stamp)), strict=True):
         object.__setattr__(made, name, value)
     return made
 
 
-class Written(NamedTuple):
-    """What the database sets when it writes a process."""
-
-    version: int
-    updated_at: datetime
-    stamp: str
-
-
-def read_written(result: CursorResult[*tuple[Any, ...]]) -> Written | None:
-    """Return what was set, or `None` if nothing was written."""
-    text: str | None = result.scalar()
-    return None if text is None else written_from(text)
+def _plain(row: Row, as_time: Callable[[str], datetime]) -> Row:
+    """Return a row with its times as times. What is no time in Python stays a text, which its field refuses."""
+    plain = dict(row)
+    for name in TIMES & row.keys():
+        # This knows more zones than Pydantic does: those of old times differ from UTC by seconds too.
+        with suppress(ValueError, OverflowError, TypeError):
+            plain[name] = as_time(row[name])
+    return plain
 
 
-def written_from(text: str) -> Written:
-    """Return what was set, from its JSON array."""
-    version, updated_at, stamp = from_json(text)
-    return Written(version, datetime.fromisoformat(updated_at).astimezone(UTC), stamp)
+def _checked_json(stored: Any) -> JsonObject | None:  # noqa: ANN401 - what a damaged row has
+    """Return the object that a column of JSON has: as text, or in a JSON array.
 
-
-# An object that is updated again and again in one transaction remembers so many of its rows.
-_MOST_STAMPS = 64
-
-
-def set_stored(process: ProcessFields, written: Written, *, is_committed: bool) -> None:
-    """Set on a process what the database has set; an assignment would check it once more.
-
-    Args:
-        process: What was written.
-        written: What the database has set.
-        is_committed: Whether the row is committed. Otherwise a rollback can bring back the row before it. The object
-            still matches that one, and remembers it.
+    Raises:
+        ValidationError: It is none.
     """
-    before = () if is_committed else stamps_of(process)[1 - _MOST_STAMPS :]
-    fields: Row = {"version": written.version, "updated_at": written.updated_at}
-    vars(process).update(fields)
-    process.model_fields_set.update(fields)
-    _set_stamps(process, RowStamps((*before, written.stamp)))
+    if stored is None:
+        return None
+    return JSON_OBJECT.validate_json(stored) if isinstance(stored, str) else JSON_OBJECT.validate_python(stored)
 
 
-def stamps_of(process: ProcessFields) -> tuple[str, ...]:
-    """Return the stamps of the rows that the object matches, newest last.
+class ProcessReader(Generic[StateT]):
+    """Reads processes whose states have the types that a repository was given."""
 
-    The caller can have set `version` back, after a rollback for example: then the later rows do not count.
-    """
-    stamps: tuple[str, ...] = getattr(process, STAMPS, ())
-    while stamps and stamps[-1].split(" ", 1)[0] != str(process.version):
-        stamps = stamps[:-1]
-    return stamps
+    def __init__(self, states: States[StateT]) -> None:
+        self._states = states
+
+    def read_all(self, rows: Rows, unreadable: Callable[[StoredDataError], object]) -> list[ProcessMetadata[StateT]]:
+        """Return the processes in the rows.
+
+        Args:
+            rows: What was found.
+            unreadable: Is given the error about each row that cannot be read. It may raise it; if it returns, the row
+                is left out.
+        """
+        try:
+            types = [self._states.type_of(name) for name in rows.columns["process_type"]]
+            check_numbers(rows.columns["state"])
+            readers = {each: each.read for each in set(types)}
+            states = [readers[each](text) for each, text in zip(types, rows.columns["state"], strict=True)]
+            return _make_objects(rows, [each.metadata_type for each in types], {"state": states})
+        except Exception:  # noqa: BLE001 - whatever it is, each row alone shows it
+            return self._read_one_by_one(rows, unreadable)
+
+    def _read_one_by_one(
+        self, rows: Rows, unreadable: Callable[[StoredDataError], object]
+    ) -> list[ProcessMetadata[StateT]]:
+        processes: list[ProcessMetadata[StateT]] = []
+        for row in rows.one_by_one():
+            try:
+                processes.append(self._read_checked(_plain(row, _quoted_time)))
+            except StoredDataError as error:
+                unreadable(error)
+        return processes
+
+    def read_one(self, process_id: UUID, fields: str, state: str) -> ProcessMetadata[StateT]:
+        """Return the process that `GET_BY_ID` found.
+
+        Raises:
+            StoredStateError: The state does not fit its type, or nests too deep.
+            StoredDataError: Another column has a value that this version does not know.
+        """
+        try:
+            *values, stamp = from_json(fields)
+            row: Row = {"process_id": process_id}
+            for (name, read), value in zip(_FIELD_READERS, values, strict=True):
+                row[name] = value if read is None or value is None else read(value)
+            state_type = self._states.type_of(row["process_type"])
+            check_numbers((state,))
+            row["state"] = state_type.read(state)
+            return _make_process(row, state_type.metadata_type, stamp)
+        except Exception:  # noqa: BLE001 - whatever it is, _read_checked shows it
+            row = dict(zip((*FIELDS, "stamp"), from_json(fields), strict=True))
+            return self._read_checked({"process_id": process_id, **_plain(row, _time), "state": state})
+
+    def _read_checked(self, row: Row) -> ProcessMetadata[StateT]:
+        """Turn one row, whose state is JSON text, into a process, and check each part of it."""
+        domain, process_id, process_type = row["domain"], row["process_id"], row["process_type"]
+        try:
+            state_type = self._states.type_of(process_type)
+        except KeyError:
+            why = "no state type is declared for this process type in state_type"
+            raise StoredStateError(domain, process_id, process_type, "a declared type", why) from None
+        try:
+            state = state_type.read_checked(row["state"])
+        except Exception as error:  # noqa: BLE001 - a model's validators may raise anything
+            raise StoredStateError(
+                domain, process_id, process_type, state_type.name, state_type.explain(error)
+            ) from None
+        try:
+            # Without the state, which its own validators would see twice.
+            fields = {name: value for name, value in row.items() if name not in {"state", "stamp"}}
+            data = {name: _checked_json(fields.pop(name)) for name in JSON & fields.keys()}
+            checked = STORED_PROCESS.validate_python(fields)
+        except ValidationError as error:
+            raise StoredDataError(domain, process_id, explain(error)) from None
+        return _make_process({**checked, **data, "state": state}, state_type.metadata_type, row["stamp"])
 
 
-def set_unlike_its_row(process: ProcessFields) -> None:
-    """Note that the object has what its row has not, so that it cannot be written before it is read again."""
-    _set_stamps(process, RowStamps((f"{process.version} 0",)))  # no row was written by transaction 0
-
-
-def forget_row(process: ProcessFields) -> None:
-    """Note that the object matches no row before the one that is set next."""
-    _set_stamps(process, RowStamps())
-
-
-def _set_stamps(process: ProcessFields, stamps: RowStamps) -> None:
-    private = {**(process.__pydantic_private__ or {}), STAMPS: stamps}
-    object.__setattr__(process, "__pydantic_private__", private)
-
-
-def entries_of(domain: str, process_id: UUID, rows: Rows) -> list[ProcessAuditEntry]:
+def read_entries(domain: str, process_id: UUID, rows: Rows) -> list[ProcessAuditEntry]:
     """Return the entries of a process.
 
     Raises:
         StoredDataError: One has a value that this version does not know; the error names the command.
     """
     try:
-        return objects_of(rows, [ProcessAuditEntry] * rows.count, {})
+        return _make_objects(rows, [ProcessAuditEntry] * rows.count, {})
     except Exception:  # noqa: BLE001 - whatever it is, each row alone shows it
-        return [entry_of(domain, process_id, row) for row in rows.one_by_one()]
+        return [read_entry(domain, process_id, row) for row in rows.one_by_one()]
 
 
-def entry_of(domain: str, process_id: UUID, row: Row) -> ProcessAuditEntry:
-    """Return the entry in a row that may have other columns too, checked throughout."""
-    values = plain_times({name: row[name] for name in _statements.ENTRY})
+def read_entry(domain: str, process_id: UUID, row: Row) -> ProcessAuditEntry:
+    """Return the entry in a row that may have other columns too, and check each part of it.
+
+    Raises:
+        StoredDataError: It has a value that this version does not know.
+    """
+    values = _plain({name: row[name] for name in ENTRY}, _quoted_time)
     try:
-        for name in ("command_data", "reply_data"):
-            if values[name] is not None:
-                values[name] = JSON_OBJECT.validate_json(values[name])
+        for name in JSON & values.keys():
+            values[name] = _checked_json(values[name])
         return ProcessAuditEntry.model_validate(values)
     except ValidationError as error:
         # The original, which stays in __context__, quotes values; tracebacks do not print it then.
         raise StoredDataError(
-            domain, process_id, reason(error), what=f"the stored entry of command {row['command_id']}"
+            domain, process_id, explain(error), what=f"the stored entry of command {row['command_id']}"
         ) from None

@@ -1,97 +1,166 @@
-"""Why a write changed nothing: from what is stored to the error that tells."""
+"""Why a write changed nothing: from what is stored to the error that says it. All writers use it."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 from uuid import UUID
 
+from commandbus_process._columns import SAME_COMMAND, SAME_REPLY
 from commandbus_process.errors import (
     ConcurrentUpdateError,
     InvalidInputError,
+    NothingWrittenError,
     ProcessError,
     ProcessNotFoundError,
+    ProcessRepositoryError,
     ReplyConflictError,
     StepAlreadyLoggedError,
     StepNotFoundError,
 )
 from commandbus_process.models import ProcessAuditEntry, StepReply
-from commandbus_process.postgres._reading import Row, entry_of
+from commandbus_process.postgres._reading import Row, read_entry
+from commandbus_process.postgres._stamps import version_in
 
-ROUNDS = 10
-"""How often a write is tried whose obstacle has gone by the time that it is looked for."""
+ResultT = TypeVar("ResultT")
+
+_ROUNDS = 10
+_REST = "the rest of its step"
 
 
-def stamp_to_try(values: Mapping[str, Any], stamps: Sequence[str], actual: Row | None) -> str | None:
-    """Raise why an update changed nothing, or return which row it is to be tried with again.
+def write_or_explain(
+    write: Callable[[], ResultT | None],
+    explain: Callable[[], ResultT | None],
+    key: Callable[[], tuple[str, UUID]],
+) -> ResultT:
+    """Write, or find out why nothing was written, and return what was found.
 
-    A row that is one of those that the object matches has come back by a rollback, and nobody else has written it. Any
-    other row was written by somebody else.
+    Whatever was in the way may be gone before `explain` looks, since the two are two statements. Then it is tried
+    again, so often that only something else can be the cause.
+
+    Args:
+        write: Returns `None` if it wrote nothing.
+        explain: Raises why nothing was written, or returns what is there already. `None`: nothing is in the way.
+        key: Returns the key of the process that could not be written, for the error.
+
+    Raises:
+        NothingWrittenError: Nothing is written, and nothing is in the way.
+    """
+    for _ in range(_ROUNDS):
+        done = write()
+        if done is None:
+            done = explain()
+        if done is not None:
+            return done
+    raise NothingWrittenError(*key())
+
+
+def why_not_updated(
+    values: Mapping[str, Any], stamps: Sequence[str], actual: Row | None
+) -> ProcessRepositoryError | None:
+    """Return why an update changed nothing; `None` if it can be tried again with the row that is there.
+
+    That is a row which the object matches: a rollback has brought it back, and nobody else has written it.
 
     Args:
         values: The parameters of the update.
         stamps: The rows that the object matches, newest last; none if only its version is known.
-        actual: What is stored.
-
-    Raises:
-        ProcessNotFoundError: Nothing is stored.
-        InvalidInputError: The row has another process type.
-        ConcurrentUpdateError: The row is none of those that the object matches.
+        actual: What `WHY_NOT_WRITTEN` found.
     """
     key = values["key_domain"], values["key_process_id"]
     if actual is None:
-        raise ProcessNotFoundError(*key)
+        return ProcessNotFoundError(*key)
     if values["key_process_type"] != actual["process_type"]:
-        raise InvalidInputError("process_type", f"is {actual['process_type']!r} in its row, and stays that")
+        return InvalidInputError("process_type", f"is {actual['process_type']!r} in its row, and stays that")
     if stamps:
-        if actual["stamp"] in stamps:
-            return str(actual["stamp"])
-        raise ConcurrentUpdateError(*key, int(stamps[-1].split(" ", 1)[0]), actual["version"])
+        is_one_of_its_rows = actual["stamp"] in stamps
+        return None if is_one_of_its_rows else ConcurrentUpdateError(*key, version_in(stamps[-1]), actual["version"])
     expected = values["key_version"]
-    if expected is not None and expected != actual["version"]:
-        raise ConcurrentUpdateError(*key, expected, actual["version"])
-    return None
+    if expected is None or expected == actual["version"]:
+        return None
+    return ConcurrentUpdateError(*key, expected, actual["version"])
 
 
-def logging_error(
-    domain: str, process_id: UUID, logged: Row | None, entry: ProcessAuditEntry, missing: str = "the rest of its step"
+def match_row_again(values: dict[str, Any], stamps: Sequence[str], actual: Row | None) -> None:
+    """Raise why an update changed nothing, or set its parameters to match the row that is there.
+
+    Raises:
+        ProcessRepositoryError: See `why_not_updated`, which has the same arguments.
+    """
+    raise_first([why_not_updated(values, stamps, actual)])
+    if actual is not None and stamps:
+        values["key_stamp"] = actual["stamp"]
+
+
+def why_not_logged(
+    domain: str, process_id: UUID, logged: Row | None, entry: ProcessAuditEntry, missing: str = _REST
 ) -> ProcessNotFoundError | StepAlreadyLoggedError | None:
-    """Return why an entry was not logged: no row, no process; `None` if nothing is in the way any more."""
+    """Return why an entry was not logged; `None` if nothing is in the way any more.
+
+    Args:
+        domain: The process's domain.
+        process_id: Its id.
+        logged: What `WHY_NOT_LOGGED` found.
+        entry: What was to be logged.
+        missing: What is not there, if the entry is.
+    """
     if logged is None:
         return ProcessNotFoundError(domain, process_id, can_come=True)
     if logged["command_id"] is None:
         return None
-    return StepAlreadyLoggedError(domain, process_id, entry_of(domain, process_id, logged), entry, missing)
+    recorded = read_entry(domain, process_id, logged)
+    compared = SAME_COMMAND if entry.reply_outcome is None else (*SAME_COMMAND, *SAME_REPLY)
+    different = [name for name in compared if _differ(getattr(recorded, name), getattr(entry, name))]
+    return StepAlreadyLoggedError(domain, process_id, recorded, entry, different, missing)
 
 
-def reply_error(
-    domain: str,
-    process_id: UUID,
-    recorded: Row | None,
-    reply: ProcessAuditEntry | StepReply,
-    missing: str = "the rest of its step",
+def why_not_recorded(
+    domain: str, process_id: UUID, recorded: Row | None, reply: ProcessAuditEntry | StepReply, missing: str = _REST
 ) -> StepNotFoundError | ReplyConflictError | None:
-    """Return why a reply was not recorded: no row, no step; `None` if nothing is in the way any more."""
+    """Return why a reply was not recorded; `None` if nothing is in the way any more.
+
+    Args:
+        domain: The process's domain.
+        process_id: Its id.
+        recorded: What `WHY_NOT_RECORDED` found.
+        reply: What was to be recorded.
+        missing: What is not there, if the reply is.
+    """
     if recorded is None:
         return StepNotFoundError(domain, process_id, reply.command_id)
     if recorded["reply_outcome"] is None:
         return None
-    return ReplyConflictError(domain, process_id, entry_of(domain, process_id, recorded), reply, missing)
+    entry = read_entry(domain, process_id, recorded)
+    if isinstance(reply, ProcessAuditEntry):
+        outcome, data = reply.reply_outcome, reply.reply_data
+    else:
+        outcome, data = reply.outcome, reply.data
+    is_same = entry.reply_outcome == outcome and not _differ(entry.reply_data, data)
+    return ReplyConflictError(domain, process_id, entry, reply, missing, is_same=is_same)
 
 
-def raise_first(errors: Iterable[ProcessError | None]) -> None:
+def _differ(stored: object, given: object) -> bool:
+    """Whether two values are written differently as JSON. To Python, 1 and true are equal."""
+    return json.dumps(stored, sort_keys=True, default=str) != json.dumps(given, sort_keys=True, default=str)
+
+
+def raise_first(errors: Iterable[ProcessRepositoryError | None]) -> None:
     """Raise the first error, if there is one."""
-    raise_all([error for error in errors if error is not None][:1])
-
-
-def raise_all(errors: Iterable[ProcessError | None]) -> None:
-    """Raise the first error, if there is one, with the others in `other_errors`."""
     found = [error for error in errors if error is not None]
     if not found:
         return
-    first = found[0]
-    first.other_errors = tuple(found[1:])
-    if first.other_errors:
-        first.args = (f"{first} (and {len(first.other_errors)} more, in .other_errors)",)
     try:
-        raise first
+        raise found[0]
     finally:
-        del first, found  # else the error, its traceback and this frame would refer to each other
+        del found  # else the error, its traceback and this frame would refer to each other
+
+
+def raise_with_others(errors: Iterable[ProcessError | None]) -> None:
+    """Raise the first error, if there is one, with the others in its `other_errors`."""
+    found = [error for error in errors if error is not None]
+    if len(found) > 1:
+        found[0].other_errors = tuple(found[1:])
+        found[0].args = (f"{found[0]} (and {len(found) - 1} more, in .other_errors)",)
+    try:
+        raise_first(found)
+    finally:
+        del found

@@ -395,25 +395,28 @@ def test_an_error_about_the_same_says_what_is_missing() -> None:
     entry = new_command()
     recorded = answered(entry, reply_to(entry))
     for error in (
-        ReplyConflictError(DOMAIN, uuid4(), recorded, reply_to(entry), "command 7"),
-        StepAlreadyLoggedError(DOMAIN, uuid4(), entry, entry.model_copy(), "command 7"),
+        ReplyConflictError(DOMAIN, uuid4(), recorded, reply_to(entry), "command 7", is_same=True),
+        StepAlreadyLoggedError(DOMAIN, uuid4(), entry, entry.model_copy(), [], "command 7"),
     ):
         assert error.is_same
         assert "command 7 is not" in str(error)
 
 
-@pytest.mark.parametrize(
-    ("stored", "given"), [({"paid": 1}, {"paid": True}), ({"paid": 0}, {"paid": False}), ({"paid": 1}, {"paid": 1.0})]
-)
-def test_data_that_is_equal_only_to_python_is_other_data(stored: JsonObject, given: JsonObject) -> None:
+@pytest.mark.parametrize(("stored", "given"), [({"paid": 1}, {"paid": True}), ({"paid": 0}, {"paid": False})])
+async def test_data_that_is_equal_only_to_python_is_other_data(
+    waiting: Waiting, stored: JsonObject, given: JsonObject
+) -> None:
+    repository, key, conn = waiting.repository, waiting.key, waiting.conn
     entry = new_command(command_data=stored)
-    recorded = answered(entry, reply_to(entry, reply_data=stored))
-    reply = ReplyConflictError(DOMAIN, uuid4(), recorded, reply_to(entry, reply_data=given))
-    logged = StepAlreadyLoggedError(DOMAIN, uuid4(), entry, entry.model_copy(update={"command_data": given}))
-    assert not reply.is_same
-    assert "other data" in str(reply)
-    assert not logged.is_same
-    assert "they differ in command_data" in str(logged)
+    await repository.log_step(*key, entry, conn)
+    await repository.update_step_reply(*key, entry.command_id, reply_to(entry, reply_data=stored), conn)
+    with pytest.raises(ReplyConflictError, match="other data") as reply:
+        await repository.update_step_reply(*key, entry.command_id, reply_to(entry, reply_data=given), conn)
+    with pytest.raises(StepAlreadyLoggedError, match=r"\(they differ in command_data\)") as logged:
+        await repository.log_step(*key, entry.model_copy(update={"command_data": given}), conn)
+    assert not reply.value.is_same
+    assert not logged.value.is_same
+    assert logged.value.different == ("command_data",)
 
 
 async def test_a_step_of_another_process_is_not_answered_and_not_in_the_way(waiting: Waiting) -> None:

@@ -97,6 +97,10 @@ def test_each_public_name_is_told() -> None:
     assert sorted(name for name in names if not re.search(rf"(?<![\w]){name}\b", TOLD)) == []
 
 
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
+
+
 # --- the reader of pages
 
 

@@ -2,8 +2,8 @@ WITH held AS (SELECT commandbus.process.domain AS domain, commandbus.process.pro
 FROM commandbus.process
 WHERE commandbus.process.domain = :key_domain::VARCHAR AND commandbus.process.process_id = :key_process_id::UUID AND commandbus.process.process_type = :key_process_type::VARCHAR AND commandbus.process.version = coalesce(:key_version::BIGINT, commandbus.process.version) AND coalesce(:key_stamp::VARCHAR, pg_catalog.concat_ws(' ', commandbus.process.version, process.xmin, EXTRACT(epoch FROM commandbus.process.updated_at))) = pg_catalog.concat_ws(' ', commandbus.process.version, process.xmin, EXTRACT(epoch FROM commandbus.process.updated_at))
 FOR NO KEY UPDATE OF process), 
-logged AS (INSERT INTO commandbus.process_audit (domain, process_id, step_name, command_id, command_type, command_data, sent_at, compensates, reply_outcome, reply_data, received_at)
-SELECT held.domain AS domain, held.process_id AS process_id, :sent_step_name::VARCHAR AS anon_1, :sent_command_id::UUID AS anon_2, :sent_command_type::VARCHAR AS anon_3, CAST(:sent_command_data::VARCHAR AS JSONB) AS anon_4, :sent_sent_at::TIMESTAMP WITH TIME ZONE AS anon_5, :sent_compensates::UUID AS anon_6, :sent_reply_outcome::VARCHAR AS anon_7, CAST(:sent_reply_data::VARCHAR AS JSONB) AS anon_8, :sent_received_at::TIMESTAMP WITH TIME ZONE AS anon_9
+logged AS (INSERT INTO commandbus.process_audit (domain, process_id, step_name, command_id, command_type, command_data, sent_at, reply_outcome, reply_data, received_at, compensates)
+SELECT held.domain AS domain, held.process_id AS process_id, :sent_step_name::VARCHAR AS anon_1, :sent_command_id::UUID AS anon_2, :sent_command_type::VARCHAR AS anon_3, CAST(:sent_command_data::VARCHAR AS JSONB) AS anon_4, :sent_sent_at::TIMESTAMP WITH TIME ZONE AS anon_5, :sent_reply_outcome::VARCHAR AS anon_6, CAST(:sent_reply_data::VARCHAR AS JSONB) AS anon_7, :sent_received_at::TIMESTAMP WITH TIME ZONE AS anon_8, :sent_compensates::UUID AS anon_9
 FROM held
 ON CONFLICT (domain, process_id, command_id) DO NOTHING
 RETURNING commandbus.process_audit.id), 

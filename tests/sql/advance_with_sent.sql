@@ -1,15 +1,15 @@
 WITH held AS (SELECT commandbus.process.domain AS domain, commandbus.process.process_id AS process_id
 FROM commandbus.process
 WHERE commandbus.process.domain = :key_domain::VARCHAR AND commandbus.process.process_id = :key_process_id::UUID AND commandbus.process.process_type = :key_process_type::VARCHAR AND commandbus.process.version = coalesce(:key_version::BIGINT, commandbus.process.version) AND coalesce(:key_stamp::VARCHAR, pg_catalog.concat_ws(' ', commandbus.process.version, process.xmin, EXTRACT(epoch FROM commandbus.process.updated_at))) = pg_catalog.concat_ws(' ', commandbus.process.version, process.xmin, EXTRACT(epoch FROM commandbus.process.updated_at)) AND NOT (EXISTS (SELECT 1
-FROM pg_catalog.json_to_recordset(CAST(:sent::VARCHAR AS JSON)) AS given_sent(position INTEGER, step_name VARCHAR(255), command_id UUID, command_type VARCHAR(255), command_data JSONB, sent_at TIMESTAMP WITH TIME ZONE, compensates UUID, reply_outcome VARCHAR(50), reply_data JSONB, received_at TIMESTAMP WITH TIME ZONE)
+FROM pg_catalog.json_to_recordset(CAST(:sent::VARCHAR AS JSON)) AS given_sent(position INTEGER, step_name VARCHAR(255), command_id UUID, command_type VARCHAR(255), command_data JSONB, sent_at TIMESTAMP WITH TIME ZONE, reply_outcome VARCHAR(50), reply_data JSONB, received_at TIMESTAMP WITH TIME ZONE, compensates UUID)
 WHERE (SELECT commandbus.process_audit.id
 FROM commandbus.process_audit
 WHERE commandbus.process_audit.domain = :key_domain::VARCHAR AND commandbus.process_audit.process_id = :key_process_id::UUID AND commandbus.process_audit.command_id = given_sent.command_id) IS NOT NULL))
 FOR NO KEY UPDATE OF process), 
-logged AS (INSERT INTO commandbus.process_audit (domain, process_id, step_name, command_id, command_type, command_data, sent_at, compensates, reply_outcome, reply_data, received_at)
-SELECT held.domain AS domain, held.process_id AS process_id, given_sent.step_name AS step_name, given_sent.command_id AS command_id, given_sent.command_type AS command_type, given_sent.command_data AS command_data, given_sent.sent_at AS sent_at, given_sent.compensates AS compensates, given_sent.reply_outcome AS reply_outcome, given_sent.reply_data AS reply_data, given_sent.received_at AS received_at
+logged AS (INSERT INTO commandbus.process_audit (domain, process_id, step_name, command_id, command_type, command_data, sent_at, reply_outcome, reply_data, received_at, compensates)
+SELECT held.domain AS domain, held.process_id AS process_id, given_sent.step_name AS step_name, given_sent.command_id AS command_id, given_sent.command_type AS command_type, given_sent.command_data AS command_data, given_sent.sent_at AS sent_at, given_sent.reply_outcome AS reply_outcome, given_sent.reply_data AS reply_data, given_sent.received_at AS received_at, given_sent.compensates AS compensates
 FROM held
-JOIN pg_catalog.json_to_recordset(CAST(:sent::VARCHAR AS JSON)) AS given_sent(position INTEGER, step_name VARCHAR(255), command_id UUID, command_type VARCHAR(255), command_data JSONB, sent_at TIMESTAMP WITH TIME ZONE, compensates UUID, reply_outcome VARCHAR(50), reply_data JSONB, received_at TIMESTAMP WITH TIME ZONE) ON true
+JOIN pg_catalog.json_to_recordset(CAST(:sent::VARCHAR AS JSON)) AS given_sent(position INTEGER, step_name VARCHAR(255), command_id UUID, command_type VARCHAR(255), command_data JSONB, sent_at TIMESTAMP WITH TIME ZONE, reply_outcome VARCHAR(50), reply_data JSONB, received_at TIMESTAMP WITH TIME ZONE, compensates UUID) ON true
 ORDER BY given_sent.position
 ON CONFLICT (domain, process_id, command_id) DO NOTHING
 RETURNING commandbus.process_audit.id), 

@@ -65,7 +65,7 @@ def test_public_names() -> None:
 def test_run_time_dependencies_are_the_ones_that_the_readme_gives_reasons_for() -> None:
     required = metadata.requires("commandbus-process")
     assert required is not None
-    section = (ROOT / "README.md").read_text().split("\n## Dependencies\n")[1].split("\n## ")[0]
+    section = (ROOT / "README.md").read_text().split("\n## Install\n")[1].split("\n## ")[0]
     names = [requirement.split(">=")[0].split("<")[0] for requirement in required]
     assert len(names) == 5
     assert [name for name in names if f"`{name}`" not in section] == []

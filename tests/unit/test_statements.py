@@ -9,28 +9,27 @@ from collections.abc import Collection, Iterator
 
 import pytest
 from sqlalchemy import ClauseElement
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from commandbus_process import ProcessStatus
-from commandbus_process._arguments import status_values
-from commandbus_process.postgres import _statements
+from commandbus_process._arguments import sorted_statuses
+from commandbus_process.postgres import _listing
 from tests.support import ROOT
+from tests.support.statements import DIALECT, STATEMENTS
 
-DIALECT = create_async_engine("postgresql+psycopg://").dialect
 FOLDER = ROOT / "tests/sql"
 ONE, TWO = ("WAITING",), ("FAILED", "WAITING")
+ALL_CONDITIONS = frozenset({*_listing.CONDITIONS, "limit"})
 
 
 def statements() -> Iterator[tuple[str, ClauseElement]]:
-    for name, value in vars(_statements).items():
-        if name.isupper() and not name.startswith("_") and name != "STAMP" and isinstance(value, ClauseElement):
-            yield name.lower(), value
-    yield "find_by_status_one", _statements.find_by_status(ONE)
-    yield "find_by_status_two_filtered", _statements.find_by_status(TWO, of_types=True, limited=True, skipping=True)
-    yield "claim_one", _statements.claim(ONE)
-    yield "claim_one_filtered", _statements.claim(ONE, of_types=True, updated_before=True, skipping=True)
-    yield "claim_two", _statements.claim(TWO)
-    yield "claim_two_filtered", _statements.claim(TWO, of_types=True, updated_before=True, skipping=True)
+    for name, statement in STATEMENTS.items():
+        yield name.lower(), statement
+    yield "find_by_status_one", _listing.find_by_status(ONE)
+    yield "find_by_status_two_filtered", _listing.find_by_status(TWO, ALL_CONDITIONS)
+    yield "claim_one", _listing.claim(ONE)
+    yield "claim_one_filtered", _listing.claim(ONE, ALL_CONDITIONS)
+    yield "claim_two", _listing.claim(TWO)
+    yield "claim_two_filtered", _listing.claim(TWO, ALL_CONDITIONS)
 
 
 def written(statement: ClauseElement) -> str:
@@ -42,25 +41,25 @@ def written(statement: ClauseElement) -> str:
     return re.sub(r"(\), )(\w+ AS \()", r"\1\n\2", text).replace(" SELECT ", "\nSELECT ") + "\n"
 
 
-STATEMENTS = dict(statements())
+BY_FILE = dict(statements())
 
 
-@pytest.mark.parametrize("name", STATEMENTS)
+@pytest.mark.parametrize("name", BY_FILE)
 def test_a_statement_is_what_its_file_says(name: str) -> None:
     file = FOLDER / f"{name}.sql"
     if os.environ.get("WRITE_SQL"):
-        file.write_text(written(STATEMENTS[name]))
-    assert file.read_text() == written(STATEMENTS[name])
+        file.write_text(written(BY_FILE[name]))
+    assert file.read_text() == written(BY_FILE[name])
 
 
 def test_each_file_has_a_statement() -> None:
-    assert {file.stem for file in FOLDER.glob("*.sql")} == set(STATEMENTS)
+    assert {file.stem for file in FOLDER.glob("*.sql")} == set(BY_FILE)
 
 
-@pytest.mark.parametrize("name", STATEMENTS)
+@pytest.mark.parametrize("name", BY_FILE)
 def test_functions_are_those_of_the_server(name: str) -> None:
     """One of the same name in another schema could answer for the database, with the application's rights."""
-    calls = re.findall(r"(?<![\w.])([a-z_]+)\(", written(STATEMENTS[name]))
+    calls = re.findall(r"(?<![\w.])([a-z_]+)\(", written(BY_FILE[name]))
     of_the_grammar = {"coalesce", "nullif"}
     names_with_columns = {"process", "process_audit", "given_processes", "given_steps", "given_sent", "given_keys"}
     assert set(calls) <= of_the_grammar | names_with_columns
@@ -69,9 +68,9 @@ def test_functions_are_those_of_the_server(name: str) -> None:
 def test_only_what_is_a_status_gets_into_a_statement() -> None:
     smuggled = ("WAITING' OR 'a' = 'a",)
     with pytest.raises(ValueError, match="is not a valid ProcessStatus"):
-        _statements.find_by_status(smuggled)
+        _listing.find_by_status(smuggled)
     with pytest.raises(ValueError, match="is not a valid ProcessStatus"):
-        _statements.claim((*smuggled, "WAITING"))
+        _listing.claim((*smuggled, "WAITING"))
 
 
 @pytest.mark.parametrize(
@@ -85,5 +84,5 @@ def test_only_what_is_a_status_gets_into_a_statement() -> None:
 )
 def test_statuses_in_whatever_order_are_one_statement(statuses: Collection[ProcessStatus]) -> None:
     """Which is prepared once."""
-    assert _statements.find_by_status(status_values(statuses)) is _statements.find_by_status(TWO)
-    assert _statements.claim(status_values(statuses)) is _statements.claim(TWO)
+    assert _listing.find_by_status(sorted_statuses(statuses)) is _listing.find_by_status(TWO)
+    assert _listing.claim(sorted_statuses(statuses)) is _listing.claim(TWO)

@@ -31,7 +31,7 @@ from typing_extensions import TypedDict
 
 from commandbus_process import InvalidInputError, PostgresProcessRepository, ProcessAuditEntry, ReplyOutcome
 from commandbus_process._json import json_object_text
-from commandbus_process._states import StateCodec
+from commandbus_process._states import States
 from tests.conftest import DOMAIN, new_process
 from tests.postgres.states.test_state import process_with
 from tests.support.databases import async_url
@@ -52,7 +52,7 @@ def repository_for(engine: AsyncEngine, state: object) -> PostgresProcessReposit
 
 
 def written(state: object, state_type: object = None) -> str:
-    codec: StateCodec[Any] = StateCodec(state_type or type(state))
+    codec: States[Any] = States(state_type or type(state))
     return codec.write(process_with(state))
 
 
@@ -305,7 +305,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 from typing_extensions import TypedDict
 from commandbus_process import ProcessMetadata
-from commandbus_process._states import StateCodec
+from commandbus_process._states import States
 
 class Key(BaseModel):
     model_config = ConfigDict(frozen=True)
@@ -348,7 +348,7 @@ state = Everything(
 )
 for declared in (Everything, Everything | Other):
     process = ProcessMetadata[Everything](domain="d", process_id=UUID(int=1), process_type="t", state=state)
-    print(StateCodec(declared).write(process))
+    print(States(declared).write(process))
 """
 
 

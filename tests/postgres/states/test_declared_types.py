@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from typing_extensions import TypeAliasType, TypedDict
 
 from commandbus_process import InvalidInputError, JsonObject, PostgresProcessRepository, StoredStateError
-from commandbus_process._states import StateCodec
+from commandbus_process._states import States
 from commandbus_process.tables import process as process_table
 from tests.conftest import DOMAIN
 from tests.postgres.states.test_state import process_with
@@ -60,8 +60,8 @@ def repository_of(engine: AsyncEngine, state_type: object) -> PostgresProcessRep
     return PostgresProcessRepository(engine, state_type=state_type)
 
 
-def codec(state_type: object) -> StateCodec[Any]:
-    return StateCodec(state_type)
+def codec(state_type: object) -> States[Any]:
+    return States(state_type)
 
 
 Orders = TypeAliasType("Orders", Annotated[Order | Annotated[ExpressOrder, Field(title="express")], "orders"])
@@ -266,11 +266,10 @@ def test_the_process_types_of_a_mapping() -> None:
     assert codec(None).process_types is None
 
 
-def test_one_row_can_be_read_alone() -> None:
+def test_what_is_checked_once_more_is_read_as_the_same_class() -> None:
     process = process_with(LongBooking(room=7, nights=2), str(uuid4()))
     states = codec(Booking | LongBooking)
-    row = {**dict(process), "state": states.write(process), "version": 1, "stamp": "1 7 0"}
-    assert states.read_row(row).state == process.state
+    assert states.type_of(process.process_type).read_checked(states.write(process)) == process.state
 
 
 class Weighed(BaseModel):
