@@ -171,8 +171,7 @@ def test_the_process_types_of_a_mapping() -> None:
     assert codec(None).process_types is None
 
 
-def test_one_row_can_be_read_alone() -> None:
+def test_what_is_checked_once_more_is_read_as_the_same_class() -> None:
     process = process_with(LongBooking(room=7, nights=2), str(uuid4()))
     states = codec(Booking | LongBooking)
-    row = {**dict(process), "state": states.write(process), "version": 1, "stamp": "1 7 0"}
-    assert states.read_row(row).state == process.state
+    assert states.type_of(process.process_type).read_checked(states.write(process)) == process.state
