@@ -44,6 +44,7 @@ from commandbus_process.postgres._expressions import (
 from commandbus_process.postgres._parameters import step_key
 from commandbus_process.postgres._reading import Row, first_row
 from commandbus_process.postgres._refusals import (
+    is_redelivery,
     match_row_again,
     raise_first,
     why_not_logged,
@@ -279,16 +280,11 @@ class Step:
         if self._reply is not None:
             recorded = first_row(connection.execute(WHY_NOT_RECORDED, self._values))
         logged = [first_row(connection.execute(WHY_NOT_LOGGED, self._logging(entry))) for entry in self._sent]
-        if actual is not None and self._is_redelivery(recorded, logged):
+        if actual is not None and is_redelivery([*([] if self._reply is None else [recorded]), *logged]):
             return Taken(is_new=False, row=written_from(actual["written"]) if actual["same"] else None)
         match_row_again(self._values, self._stamps, actual)
         raise_first(self._why_not_taken(recorded, logged))
         return None
-
-    def _is_redelivery(self, recorded: Row | None, logged: Sequence[Row | None]) -> bool:
-        """Whether the step was taken already, which its reply and its commands show. A step without them cannot be."""
-        parts = [*([] if self._reply is None else [recorded]), *logged]
-        return bool(parts) and all(part is not None and part["same"] for part in parts)
 
     def _why_not_taken(self, recorded: Row | None, logged: Sequence[Row | None]) -> list[ProcessRepositoryError | None]:
         not_there = [entry for entry, row in zip(self._sent, logged, strict=True) if row is None or not row["same"]]

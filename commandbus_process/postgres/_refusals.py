@@ -54,6 +54,17 @@ def write_or_explain(
     raise NothingWrittenError(*key())
 
 
+def is_redelivery(found: Sequence[Row | None]) -> bool:
+    """Return whether a call finds its reply and its commands stored as they are: it was run before.
+
+    Only they show it. A call without them is never taken for a redelivery.
+
+    Args:
+        found: What `WHY_NOT_LOGGED` and `WHY_NOT_RECORDED` found, for each reply and command of the call.
+    """
+    return bool(found) and all(row is not None and row["same"] for row in found)
+
+
 def why_not_updated(
     values: Mapping[str, Any], stamps: Sequence[str], actual: Row | None
 ) -> ProcessRepositoryError | None:

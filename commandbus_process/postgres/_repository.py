@@ -47,6 +47,7 @@ from commandbus_process.postgres._listing import Listing
 from commandbus_process.postgres._parameters import object_key, process_key, sent_parameters, step_key
 from commandbus_process.postgres._reading import ProcessReader, Rows, first_row, read_entries
 from commandbus_process.postgres._refusals import (
+    is_redelivery,
     match_row_again,
     raise_first,
     why_not_logged,
@@ -260,7 +261,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         def work(connection: Connection) -> bool:
             def explain() -> bool | None:
                 logged = first_row(connection.execute(_statements.WHY_NOT_LOGGED, values))
-                if logged is not None and logged["same"]:
+                if is_redelivery([logged]):
                     return False
                 raise_first([why_not_logged(domain, process_id, logged, entry)])
                 return None
@@ -297,7 +298,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
 
             def explain() -> bool | None:
                 recorded = first_row(connection.execute(_statements.WHY_NOT_RECORDED, values))
-                if recorded is not None and recorded["same"]:
+                if is_redelivery([recorded]):
                     return False
                 raise_first([why_not_recorded(domain, process_id, recorded, entry)])
                 return None
