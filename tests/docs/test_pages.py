@@ -24,6 +24,7 @@ def named(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+@pytest.mark.own_database  # a page may make tables
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_a_page_prints_what_it_says(page: Path, request: pytest.FixtureRequest) -> None:
     blocks = runnable_blocks(page)
