@@ -14,8 +14,8 @@ WORKERS ?= 2
 test: $(INSTALLED)  ## the whole suite on embedded PostgreSQLs, or on TEST_DATABASE_URL; ARGS are pytest's
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
-test-quick: $(INSTALLED)  ## the tests that need no server
-	$(BIN)/python -m pytest -m 'not database' $(ARGS)
+test-quick: $(INSTALLED)  ## the tests in tests/unit, which need no server: some seconds
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/unit $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,53 +1,32 @@
 """The rows of the table: what is measured, under which circumstances, and how good it has to be."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, TypeAlias
 
 from benchmarks.data import TRAIL_LENGTH, Rows, Target
-from benchmarks.side import Connection, Side
+from benchmarks.side import Call, Side
 
-Call: TypeAlias = Callable[[Connection], Awaitable[object]]
-"""An operation that is ready to be timed. Its argument is the connection that it is given, or `None`."""
-
-
-class Goals(NamedTuple):
-    """The highest ratios of our time to the reference's that are good enough, and of ours to raw psycopg's."""
-
-    alone: float
-    together: float
-    given: float | None
-    delayed: float
-    floor: float | None
-
-
-_WRITING_ONE = Goals(0.80, 1.00, 1.50, 0.45, 1.4)
-_READING_ONE = Goals(0.80, 1.25, 1.50, 0.45, 1.4)
-_READING_TRAIL = Goals(0.80, 1.00, None, 0.45, 1.0)
-_READING_LIST = Goals(0.80, 0.80, 0.90, 0.45, 1.0)
-_STEP = Goals(0.60, 0.75, None, 0.30, None)
-BULK_GOAL = 0.12
-_LONG_LIST = 100  # rows; from here on the goals of lists apply
+Kind: TypeAlias = Literal["alone", "together", "given", "delayed", "bulk"]
 
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """A group of rows: whose goals apply, how many tasks make the calls, and the milliseconds added to a round trip."""
+    """A group of rows: how the calls are made, by how many tasks, and the milliseconds added to a round trip."""
 
     title: str
-    goals: Literal["alone", "together", "given", "delayed"]
+    kind: Kind
     tasks: int = 1
     delay: float = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What is measured: its name as `--only` takes it, its title as the table shows it, and what is good enough."""
+    """What is measured: its name as `--only` takes it, and its title as the table shows it."""
 
     name: str
     title: str
-    goals: Goals
 
     @property
     def writes(self) -> bool:
@@ -97,28 +76,21 @@ class Operation:
 
 
 _WRITING = [
-    Operation("save", "save", _WRITING_ONE),
-    Operation("update", "update", _WRITING_ONE),
-    Operation("update_unchanged", "update, 10 kB state unchanged", _WRITING_ONE),
-    Operation("log_step", "log_step", _WRITING_ONE),
-    Operation("update_step_reply", "update_step_reply", _WRITING_ONE),
-    Operation("step", "step: reply, next step, state", _STEP),
+    Operation("save", "save"),
+    Operation("update", "update"),
+    Operation("update_unchanged", "update, 10 kB state unchanged"),
+    Operation("log_step", "log_step"),
+    Operation("update_step_reply", "update_step_reply"),
+    Operation("step", "step: reply, next step, state"),
 ]
 _READING = [
-    Operation("get_by_id", "get_by_id", _READING_ONE),
-    Operation("get_completed_steps", f"get_completed_steps of {TRAIL_LENGTH}", _READING_ONE),
-    Operation("get_audit_trail", f"get_audit_trail of {TRAIL_LENGTH}", _READING_TRAIL),
+    Operation("get_by_id", "get_by_id"),
+    Operation("get_completed_steps", f"get_completed_steps of {TRAIL_LENGTH}"),
+    Operation("get_audit_trail", f"get_audit_trail of {TRAIL_LENGTH}"),
 ]
 
 
 def operations(list_sizes: Sequence[int]) -> list[Operation]:
     """Return all operations, with a `find_by_status` for each size of a list."""
-    finding = [
-        Operation(
-            f"find_by_status_{size}",
-            f"find_by_status of {size:,}",
-            _READING_LIST if size >= _LONG_LIST else _READING_ONE,
-        )
-        for size in list_sizes
-    ]
+    finding = [Operation(f"find_by_status_{size}", f"find_by_status of {size:,}") for size in list_sizes]
     return [*_WRITING, *_READING, *finding]

@@ -10,7 +10,9 @@ from benchmarks.operations import operations
 
 BULK = "bulk"  # the one row that is not of an operation
 
-_FOLDER = Path(__file__).parent / "results"
+_ROOT = Path(__file__).resolve().parent.parent
+_FOLDER = _ROOT / "benchmarks" / "results"
+_PAGE = _ROOT / "docs" / "benchmarks.md"
 _CHECK = {"rounds": 1, "bulk_rounds": 1, "seconds": 0, "latency": [1], "list_sizes": [1, 3, 100]} | {
     "bulk_processes": 30,
     "bulk_steps": 100,
@@ -35,7 +37,10 @@ class Options(argparse.Namespace):
     only: list[str]
     durable: bool
     results: Path
+    page: Path
     check: bool
+    is_partial: bool
+    """Whether rows are left out."""
     ended: int = 5000
     """How many other processes are in the domain of those that `find_by_status` looks for."""
 
@@ -56,9 +61,15 @@ def parsed(arguments: Sequence[str] | None) -> Options:
     add("--bulk-steps", type=_number(int, 1), default=100_000, help="the same for their steps (100000)")
     add("--tasks", type=_number(int, 2), default=16, help="how many tasks work at the same time (16)")
     add("--pool", type=_number(int, 1), default=8, help="how many connections they share (8)")
-    add("--only", type=lambda text: text.split(","), default=[], help="names of rows, such as update,save,bulk (all)")
+    add(
+        "--only",
+        type=lambda text: text.split(","),
+        default=[],
+        help="names of rows, such as update,save,bulk (all); writes no file",
+    )
     add("--durable", action="store_true", help="leave fsync and synchronous_commit on: measure the disk too")
     add("--results", type=Path, default=_FOLDER, help="the folder for the figures and the chart (benchmarks/results)")
+    add("--page", type=Path, default=_PAGE, help="the page that has the tables (docs/benchmarks.md)")
     add("--check", action="store_true", help="measure next to nothing; show that all sides do the same work")
     options = parser.parse_args(arguments, namespace=Options())
     if options.check:
@@ -70,6 +81,7 @@ def parsed(arguments: Sequence[str] | None) -> Options:
     names = [*(operation.name for operation in operations(options.list_sizes)), BULK]
     if unknown := set(options.only).difference(names):
         parser.error(f"--only knows no {', '.join(sorted(unknown))}; the rows are {', '.join(names)}")
+    options.is_partial = bool(options.only)
     options.only = options.only or names
     return options
 

@@ -1,6 +1,6 @@
-"""What the benchmark says: a table for people, and the figures for programs."""
+"""What the benchmark reports: a table for people, and the figures for programs."""
 
-import json
+import csv
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -14,15 +14,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.measure import Figures
+from benchmarks.figures import CORE, OTHERS, OURS, RAW, REFERENCE, Figures, summary
 
 Facts: TypeAlias = Mapping[str, Any]
 
-_PACKAGES = ("SQLAlchemy", "psycopg", "pydantic", "reliable-cmd")
-_BUSY = 0.5  # of a core, on average
+_PACKAGES = ("SQLAlchemy", "psycopg", "pydantic", "reliable-cmd", "langgraph-checkpoint-postgres", "dbos")
+BUSY = 0.5  # of a core, on average
 _NOTES = """
 Times are medians, in µs for one call, or for one row in bulk. Ratios are taken round by round: their median, and the
-lowest and the highest in brackets. Lower is better; ✓ and ✗ say whether the goal is met.
+lowest and the highest in brackets. Lower is better; ✓ and ✗ mark whether the goal is met.
 
 What this does not measure:
 - a network: client and server share one machine and its cores; of a distance there is only the delay that is added
@@ -62,47 +62,46 @@ def show(console: Console, facts: Facts, figures: Sequence[Figures]) -> None:
     trips = facts["round_trip_microseconds"].items()
     console.print("A round trip: " + ", ".join(f"{time:,.0f} µs with {delay:g} ms added" for delay, time in trips))
     console.print(f"Load average at the start: {facts['load_average']:.2f}")
-    if facts["load_average"] > _BUSY:
+    if facts["load_average"] > BUSY:
         console.print("Something else kept the machine busy: do not trust the times.", style="bold red")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("", "ours µs", "reference µs", "raw µs", "ours ÷ reference", "goal", "ours ÷ raw", "goal"):
+    headings = ["", *(f"{side} µs" for side in (OURS, REFERENCE, CORE, RAW))]
+    for heading in (*headings, "ours ÷ reference", "goal", "ours ÷ core", "goal", "ours ÷ raw"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for title, rows in groupby(figures, lambda row: row.mode.title):
         table.add_row()
         table.add_row(Text(title, "bold"))
         for row in rows:
-            times = [f"{median(row.times[side]):,.1f}" for side in ("ours", "reference", "raw")]
-            ratios = *_ratio(row, "reference", row.goal), *_ratio(row, "raw", row.floor_goal)
-            table.add_row(f"  {row.title}", *times, *ratios)
+            times = [f"{median(row.times[side]):,.1f}" if row.times else "" for side in (OURS, REFERENCE, CORE, RAW)]
+            ratios = [part for other in (REFERENCE, CORE) for part in _ratio(row, other)]
+            table.add_row(f"  {row.title}", *times, *ratios, _ratio(row, RAW)[0])
+            for peer in OTHERS[3:]:
+                if peer in row.others():
+                    time, ratio = median(row.times[peer]), _ratio(row, peer)[0]
+                    table.add_row(f"    {peer}: {time:,.1f} µs, ours ÷ it {ratio}")
     console.print(table)
     console.print(_NOTES, soft_wrap=True)
 
 
-def write_figures(facts: Facts, figures: Sequence[Figures], path: Path) -> None:
-    """Write all that was measured as JSON."""
-    rows = [
-        {
-            "group": row.mode.title,
-            "name": row.name,
-            "title": row.title,
-            "calls_in_a_round": row.calls,
-            "microseconds": {side: [round(time, 2) for time in times] for side, times in row.times.items()},
-            "ours_to_reference": _summary(row.ratios("reference"), row.goal),
-            "ours_to_raw": _summary(row.ratios("raw"), row.floor_goal),
-        }
-        for row in figures
-    ]
-    path.write_text(json.dumps({**facts, "rows": rows}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+def write_figures(figures: Sequence[Figures], path: Path) -> None:
+    """Write the figures as CSV, a line for each row of the table and each side."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        lines = csv.writer(file, lineterminator="\n")
+        times, ratios = ("median_us", "lowest_us", "highest_us"), ("ours_to_it", "lowest_ratio", "highest_ratio")
+        lines.writerow(("mode", "operation", "side", "calls_in_a_round", *times, *ratios, "goal", "met"))
+        for row in figures:
+            for side in ([OURS] if row.times else []) + row.others():
+                found = [f"{time:.2f}" for time in summary(row.times[side])] if row.times else [""] * 3
+                line = [row.mode.title, row.name, side, row.calls or "", *found]
+                if side != OURS:
+                    goal, met = row.goal(side), row.is_met(side)
+                    line += [f"{ratio:.4f}" for ratio in row.ratio(side)]
+                    line += ["" if goal is None else f"{goal:.2f}", "" if met is None else "yes" if met else "no"]
+                lines.writerow(line)
 
 
-def _ratio(row: Figures, other: str, goal: float | None) -> tuple[str, Text]:
-    ratios = row.ratios(other)
-    sign = ("✓", "green") if goal is None or median(ratios) <= goal else ("✗", "bold red")
-    shown = f"{median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+def _ratio(row: Figures, other: str) -> tuple[str, Text]:
+    ratio, goal = row.ratio(other), row.goal(other)
+    sign = ("✓", "green") if row.is_met(other) else ("✗", "bold red")
+    shown = f"{ratio.median:.2f} ({ratio.lowest:.2f}-{ratio.highest:.2f})"
     return shown, Text("") if goal is None else Text.assemble(f"{goal:.2f} ", sign)
-
-
-def _summary(ratios: Sequence[float], goal: float | None) -> dict[str, object]:
-    every = [round(ratio, 4) for ratio in ratios]
-    summary = {"median": round(median(ratios), 4), "lowest": min(every), "highest": max(every), "all": every}
-    return {**summary, "goal": goal, "met": None if goal is None else median(ratios) <= goal}

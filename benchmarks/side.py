@@ -1,8 +1,11 @@
 """What each side of the comparison consists of."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import gc
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, TypeAlias
 
 from benchmarks.data import Columns, Target
@@ -14,6 +17,9 @@ Process: TypeAlias = Any
 Entry: TypeAlias = Any
 Connection: TypeAlias = Any
 """Each side has types of its own for these, and the reference declares none."""
+
+Call: TypeAlias = Callable[[Connection], Awaitable[object]]
+"""An operation that is ready to be timed. Its argument is the connection that it is given, or `None`."""
 
 
 def _change(process: Process, target: Target) -> Process:
@@ -56,3 +62,60 @@ class Side:
         """Read the target's process, as an application would, and change it."""
         process = await self.repository.get_by_id(*target.key)
         return self.change(process, target)
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Something else that keeps the state of processes in PostgreSQL, in tables of its own. It only takes steps.
+
+    Attributes:
+        name: What the table calls it.
+        run: Prepares the targets, takes the step of each, compares what is stored with what it has to be, and returns
+            the seconds. Its arguments: where it is called from, the targets, how many of them are not timed, and how
+            many tasks share the others.
+    """
+
+    name: str
+    run: Callable[[str, Sequence[Target], int, int], Awaitable[float]]
+
+
+def reply(target: Target) -> Columns:
+    """Return the reply of a step, as a peer stores it: all that our table has, as JSON."""
+    return {
+        "command_id": str(target.replied["command_id"]),
+        "outcome": target.replied["reply_outcome"],
+        "data": target.replied["reply_data"],
+        "received_at": target.replied["received_at"].isoformat(),
+    }
+
+
+def command(target: Target) -> Columns:
+    """Return the command that a step sends, as a peer stores it."""
+    return {
+        "step_name": target.following["step_name"],
+        "command_id": str(target.following["command_id"]),
+        "command_type": target.following["command_type"],
+        "data": target.following["command_data"],
+        "sent_at": target.following["sent_at"].isoformat(),
+    }
+
+
+async def timed(calls: Sequence[Call], tasks: int, conn: Connection) -> float:
+    """Make the calls, shared by some tasks, and return the seconds that they took."""
+
+    async def work(share: Sequence[Call]) -> None:
+        for call in share:
+            await call(conn)
+
+    gc.collect()
+    # Modules and what was prepared are many objects. They are not searched for garbage while the clock runs, nor in the
+    # next collection. They go all the same when nothing refers to them.
+    gc.freeze()
+    started = perf_counter()
+    if tasks == 1:
+        await work(calls)
+    else:
+        async with asyncio.TaskGroup() as group:
+            for first in range(tasks):
+                group.create_task(work(calls[first::tasks]))
+    return perf_counter() - started

@@ -48,7 +48,7 @@ _NEW_PROCESS = _adapter(ProcessMetadata, (*SAVED, "version"))
 _CHANGED_PROCESS = _adapter(ProcessMetadata, (*UPDATED, "version"))
 STORED_PROCESS = _adapter(ProcessMetadata, ProcessMetadata.model_fields)
 _LOGGED_ENTRY = _adapter(ProcessAuditEntry, ENTRY)
-_REPLY = _adapter(StepReply, ("command_id", "outcome", "received_at"))
+_REPLY = _adapter(StepReply, ("outcome", "received_at"))
 _FILTER = {
     name: TypeAdapter[Any](hint)
     for name, hint in get_type_hints(ProcessFilter, include_extras=True).items()
@@ -99,6 +99,14 @@ def check_loggable(entry: ProcessAuditEntry) -> None:
         raise InvalidInputError("entry.reply_outcome", "must be given with reply_data or received_at")
 
 
+def _validated(argument: str, adapter: TypeAdapter[dict[str, Any]], fields: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return adapter.validate_python(fields)
+    except ValidationError as error:
+        # The original, which stays in __context__, quotes values; tracebacks do not print it then.
+        raise InvalidInputError(argument, explain(error)) from None
+
+
 def _columns(
     argument: str, model: BaseModel, adapter: TypeAdapter[dict[str, Any]], names: Iterable[str]
 ) -> dict[str, Any]:
@@ -107,10 +115,8 @@ def _columns(
     They are checked once more: `model_copy` and `model_construct` do not check them.
     """
     values = vars(model)
-    try:
-        columns = adapter.validate_python({name: values[name] for name in names if name in values and name not in JSON})
-    except ValidationError as error:
-        raise InvalidInputError(argument, explain(error)) from None
+    given = {name: values[name] for name in names if name in values and name not in JSON}
+    columns = _validated(argument, adapter, given)
     for name in names:
         if name in JSON and name != "state":
             columns[name] = _optional_json(values.get(name), f"{argument}.{name}")
@@ -162,19 +168,16 @@ def reply_columns(
     if isinstance(reply, ProcessAuditEntry):
         if reply.reply_outcome is None:
             raise InvalidInputError(f"{argument}.reply_outcome", "must be given in a reply")
-        reply = StepReply.model_construct(
-            command_id=reply.command_id,
-            outcome=reply.reply_outcome,
-            data=reply.reply_data,
-            received_at=reply.received_at,
-        )
-    elif not isinstance(reply, StepReply):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        outcome, data = reply.reply_outcome, reply.reply_data
+    elif isinstance(reply, StepReply):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        outcome, data = reply.outcome, reply.data
+    else:
         raise InvalidInputError(argument, f"must be a StepReply or a ProcessAuditEntry, not {type(reply).__name__}")
-    fields = _columns(argument, reply, _REPLY, ("command_id", "outcome", "received_at"))
     check_uuid(f"{argument}.command_id", reply.command_id)
+    fields = _validated(argument, _REPLY, {"outcome": outcome, "received_at": reply.received_at})
     return {
         "reply_outcome": fields["outcome"],
-        "reply_data": _optional_json(reply.data, f"{argument}.reply_data"),
+        "reply_data": _optional_json(data, f"{argument}.reply_data"),
         "received_at": fields["received_at"] or min((datetime.now(UTC), *(entry.sent_at for entry in causes))),
     }
 

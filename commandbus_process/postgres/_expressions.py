@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import (
+    CTE,
     JSON,
     Boolean,
     Column,
@@ -27,9 +28,9 @@ from sqlalchemy import (
     cast,
     column,
     extract,
-    false,
     func,
     literal_column,
+    select,
     true,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -104,23 +105,27 @@ def rows_parameter(table: Table, names: Sequence[str], name: str) -> TableValued
 PART_WRITTEN = "only a part could be written"
 
 
-def whole_or_failed(whole: ColumnElement[bool], count: ColumnElement[int]) -> ColumnElement[bool]:
-    """Return true if all was written, and false if nothing was. If only a part was written, the statement fails.
+def whole_or_failed(whole: ColumnElement[bool], first: CTE) -> ColumnElement[bool]:
+    """Return true if all was written, and NULL if nothing was. If only a part was written, the statement fails.
 
     Args:
         whole: Whether all was written.
-        count: How many rows were written.
+        first: The part that is written first. Without a row of it, nothing was written.
     """
-    nothing = count == literal_column("0")
-    return case((whole, true()), (nothing, false()), else_=failure(PART_WRITTEN, count))
+    return case((whole, true()), else_=failure(PART_WRITTEN, first))
 
 
-def failure(message: str, detail: ColumnElement[Any]) -> ColumnElement[bool]:
-    """Return an expression that makes the statement fail when it is evaluated: the text that it casts is no boolean.
+def failure(message: str, if_any: FromClause) -> ColumnElement[bool]:
+    """Return an expression that makes the statement fail if there is a row: the text that it casts is no boolean.
 
     SQL has no other expression that raises. A failed statement takes back all that it wrote, in autocommit too.
+
+    Args:
+        message: What the error says.
+        if_any: The rows. Without any, the expression is NULL.
     """
-    return cast(literal_column(f"'{message}: '", Text()).op("||")(cast(detail, Text)), Boolean)
+    text = select(literal_column(f"'{message}'", Text())).select_from(if_any).limit(ONE)
+    return cast(text.scalar_subquery(), Boolean)
 
 
 IS_PROCESS = and_(*(process.c[name] == key_parameter(process.c[name]) for name in PROCESS_KEY))

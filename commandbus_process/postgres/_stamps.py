@@ -53,7 +53,8 @@ def stamps_of(process: ProcessMetadata[Any]) -> tuple[str, ...]:
 
     The caller may have set `version` back, for example after a rollback. Then the later rows do not count.
     """
-    stamps: tuple[str, ...] = getattr(process, STAMPS, ())
+    # Pydantic's way to a private attribute takes 4 microseconds.
+    stamps: tuple[str, ...] = (process.__pydantic_private__ or {}).get(STAMPS, ())
     while stamps and version_in(stamps[-1]) != process.version:
         stamps = stamps[:-1]
     return stamps

@@ -7,24 +7,19 @@ logged AS (INSERT INTO commandbus.process_audit (domain, process_id, step_name, 
 SELECT held.domain AS domain, held.process_id AS process_id, :sent_step_name::VARCHAR AS anon_1, :sent_command_id::UUID AS anon_2, :sent_command_type::VARCHAR AS anon_3, CAST(:sent_command_data::VARCHAR AS JSONB) AS anon_4, :sent_sent_at::TIMESTAMP WITH TIME ZONE AS anon_5, :sent_reply_outcome::VARCHAR AS anon_6, CAST(:sent_reply_data::VARCHAR AS JSONB) AS anon_7, :sent_received_at::TIMESTAMP WITH TIME ZONE AS anon_8, :sent_compensates::UUID AS anon_9
 FROM held
 ON CONFLICT (domain, process_id, command_id) DO NOTHING
-RETURNING commandbus.process_audit.id), 
+RETURNING commandbus.process_audit.domain, commandbus.process_audit.process_id), 
 replied AS (UPDATE commandbus.process_audit
 SET reply_outcome=:reply_outcome::VARCHAR, reply_data=CAST(:reply_data::VARCHAR AS JSONB), received_at=:received_at::TIMESTAMP WITH TIME ZONE
-FROM held
-WHERE commandbus.process_audit.domain = held.domain AND commandbus.process_audit.process_id = held.process_id AND commandbus.process_audit.command_id = :key_command_id::UUID AND (SELECT pg_catalog.count(*) AS count_2
-FROM logged) = 1
-RETURNING commandbus.process_audit.id), 
+FROM logged
+WHERE commandbus.process_audit.domain = logged.domain AND commandbus.process_audit.process_id = logged.process_id AND commandbus.process_audit.command_id = :key_command_id::UUID
+RETURNING commandbus.process_audit.domain, commandbus.process_audit.process_id), 
 changed AS (UPDATE commandbus.process
 SET status=:status::VARCHAR, current_step=:current_step::VARCHAR, state=CAST(:state::VARCHAR AS JSONB), error_code=:error_code::VARCHAR, error_message=:error_message::VARCHAR, updated_at=pg_catalog.now(), completed_at=:completed_at::TIMESTAMP WITH TIME ZONE, version=(commandbus.process.version + 1)
-FROM held
-WHERE commandbus.process.domain = held.domain AND commandbus.process.process_id = held.process_id AND (SELECT pg_catalog.count(*) AS count_1
-FROM replied) = 1
+FROM replied
+WHERE commandbus.process.domain = replied.domain AND commandbus.process.process_id = replied.process_id
 RETURNING CAST(pg_catalog.json_build_array(commandbus.process.version, commandbus.process.updated_at, pg_catalog.concat_ws(' ', commandbus.process.version, process.xmin, EXTRACT(epoch FROM commandbus.process.updated_at))) AS TEXT) AS written)
 SELECT changed.written
 FROM (SELECT 1) AS one_row
 LEFT OUTER JOIN changed ON true
-WHERE CASE WHEN (changed.written IS NOT NULL) THEN true WHEN ((SELECT pg_catalog.count(*) AS count_3
-FROM logged) + (SELECT pg_catalog.count(*) AS count_4
-FROM replied) = 0) THEN false ELSE CAST('only a part could be written: ' || CAST((SELECT pg_catalog.count(*) AS count_3
-FROM logged) + (SELECT pg_catalog.count(*) AS count_4
-FROM replied) AS TEXT) AS BOOLEAN) END
+WHERE CASE WHEN (changed.written IS NOT NULL) THEN true ELSE CAST((SELECT 'only a part could be written'
+FROM logged LIMIT 1) AS BOOLEAN) END

@@ -9,6 +9,5 @@ RETURNING commandbus.process_audit.id)
 SELECT saved.written
 FROM saved
 WHERE CASE WHEN ((SELECT pg_catalog.count(*) AS count_1
-FROM logged) = 1) THEN true WHEN ((SELECT pg_catalog.count(*) AS count_2
-FROM saved) = 0) THEN false ELSE CAST('only a part could be written: ' || CAST((SELECT pg_catalog.count(*) AS count_2
-FROM saved) AS TEXT) AS BOOLEAN) END
+FROM logged) = 1) THEN true ELSE CAST((SELECT 'only a part could be written'
+FROM saved LIMIT 1) AS BOOLEAN) END

@@ -14,7 +14,7 @@ from tests.support.states import process_with
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """The least of three times: other programs disturb that least."""
+    """The least of three times. The thread's own time, since other programs run too."""
     taken: list[float] = []
     for _ in range(3):
         start = time.thread_time()
@@ -71,7 +71,7 @@ WORK: dict[str, tuple[Callable[[int], Any], Callable[[Any], object]]] = {
 
 @pytest.mark.parametrize("name", WORK)
 def test_four_times_the_text_takes_about_four_times_as_long(name: str) -> None:
-    """Sixteen times as long if it were quadratic; ten leaves room for a busy machine."""
+    """Sixteen times as long if it were quadratic; ten leaves some room."""
     make, work = WORK[name]
     short, long = make(1_000), make(4_000)
     assert seconds(lambda: work(long)) < 10 * seconds(lambda: work(short)) + 0.01

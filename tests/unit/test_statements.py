@@ -45,7 +45,7 @@ def written(statement: ClauseElement) -> str:
 BY_FILE = dict(statements())
 
 
-@pytest.mark.parametrize("name", STATEMENTS)
+@pytest.mark.parametrize("name", BY_FILE)
 def test_a_statement_is_the_one_in_its_file(name: str) -> None:
     file = FOLDER / f"{name}.sql"
     if os.environ.get("WRITE_SQL"):
