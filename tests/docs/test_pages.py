@@ -15,6 +15,7 @@ import pytest
 import commandbus_process
 from commandbus_process import grants, guards, migrations
 from tests.docs.pages import EMPTY, PAGES, README, ROOT, PageError, prose, runnable_blocks
+from tests.support.databases import Server, fresh_database
 
 MARKDOWN = sorted({*PAGES, *ROOT.glob("*.md")})
 TOLD = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
@@ -25,19 +26,19 @@ def named(path: Path) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
-def test_a_page_prints_what_it_says(page: Path, request: pytest.FixtureRequest) -> None:
+def test_a_page_prints_what_it_says(page: Path, newest_server: Server) -> None:
     blocks = runnable_blocks(page)
-    is_empty = EMPTY in page.read_text(encoding="utf-8")
-    url: str = request.getfixturevalue("empty_database_url" if is_empty else "database_url")
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "tests.docs.pages", str(page)],
-        cwd=ROOT,
-        env={**os.environ, "DATABASE_URL": url},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=120,
-        check=False,
-    )
+    template = [] if EMPTY in page.read_text(encoding="utf-8") else [newest_server.template]
+    with fresh_database(newest_server.url, *template) as url:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-m", "tests.docs.pages", str(page)],
+            cwd=ROOT,
+            env={**os.environ, "DATABASE_URL": url},
+            capture_output=True,
+            encoding="utf-8",
+            timeout=120,
+            check=False,
+        )
     assert (done.returncode, done.stderr) == (0, "")
     printed = zip(blocks, json.loads(done.stdout), strict=True)
     assert [f"line {block.line}\n{output}" for block, output in printed] == [
