@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import is_dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any, Generic, LiteralString, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Generic, LiteralString, TypeAlias
 from uuid import UUID
 
 from pydantic import (
@@ -217,17 +217,21 @@ class StepReply(_Model):
     data: JsonObject | None = None
     received_at: UtcDatetime | None = None
 
-    def __init__(
-        self,
-        command_id: UUID,
-        outcome: ReplyOutcome,
-        data: JsonObject | None = None,
-        received_at: datetime | None = None,
-    ) -> None:
-        fields: dict[str, Any] = {
-            "command_id": command_id,
-            "outcome": outcome,
-            "data": data,
-            "received_at": received_at,
-        }
-        super().__init__(**fields)
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            command_id: UUID,
+            outcome: ReplyOutcome,
+            data: JsonObject | None = None,
+            received_at: datetime | None = None,
+        ) -> None: ...
+
+    else:
+
+        def __init__(self, *values, **fields) -> None:  # noqa: ANN002, ANN003 - see above
+            # `model_validate` calls this, too. A field that is missing or unknown must be a ValidationError there.
+            names = list(type(self).model_fields)
+            if len(values) > len(names):
+                raise TypeError(f"a StepReply has {len(names)} fields: {', '.join(names)}")
+            super().__init__(**dict(zip(names, values, strict=False)), **fields)
