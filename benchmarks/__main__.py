@@ -44,7 +44,7 @@ from demo.server import Server, ServerError, running_server
 if TYPE_CHECKING:
     from benchmarks.side import Peer
 
-_TABLE_WIDTH = 130  # where there is no terminal
+_TABLE_WIDTH = 190  # where there is no terminal
 _PEERS = ("bench_langgraph", "bench_dbos")  # their databases, in which they make tables of their own
 _ROUND_TRIPS = 50
 _NO_DISK = {"fsync": "off", "synchronous_commit": "off"}
