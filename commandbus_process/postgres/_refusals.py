@@ -162,7 +162,7 @@ def raise_first(errors: Iterable[ProcessRepositoryError | None]) -> None:
     try:
         raise found[0]
     finally:
-        del found  # else the error, its traceback and this frame would refer to each other
+        del found, errors  # else the error, its traceback and this frame would refer to each other
 
 
 def raise_with_others(errors: Iterable[ProcessError | None]) -> None:

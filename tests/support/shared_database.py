@@ -24,13 +24,21 @@ _SCHEMA = """
 """
 # A small table is emptied fastest by DELETE (0.2 ms; TRUNCATE takes 5 to 10), but dead rows must not pile up.
 _EMPTY = """
-    DO $$ BEGIN
+    DO $$
+    DECLARE
+        unchecked record;
+    BEGIN
         IF pg_relation_size('commandbus.process') + pg_relation_size('commandbus.process_audit') > 1000000 THEN
             TRUNCATE commandbus.process, commandbus.process_audit;
         ELSE
             DELETE FROM commandbus.process_audit;
             DELETE FROM commandbus.process;
         END IF;
+        FOR unchecked IN
+            SELECT conrelid::regclass AS of_table, conname FROM pg_constraint WHERE contype = 'c' AND NOT convalidated
+        LOOP
+            EXECUTE format('ALTER TABLE %s VALIDATE CONSTRAINT %I', unchecked.of_table, unchecked.conname);
+        END LOOP;
     END $$
 """
 _OTHERS = """
