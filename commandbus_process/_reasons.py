@@ -17,7 +17,7 @@ OWN_FIELDS = frozenset({*ProcessMetadata.model_fields, *ProcessAuditEntry.model_
 
 # What the placeholders of Pydantic's messages stand for, where that comes from the type. The others ("error", "tag",
 # "actual_length") come from the value.
-_OF_THE_TYPE = frozenset(
+_FROM_THE_TYPE = frozenset(
     {"attribute", "class", "class_name", "discriminator", "expected", "expected_plural", "expected_schemes"}
     | {"expected_version", "method_name", "pattern"}
     | {"decimal_places", "max_digits", "max_length", "min_length", "whole_digits"}
@@ -51,9 +51,11 @@ def explain_json(error: ValidationError) -> str:
 
 def _joined(error: ValidationError, shown: Callable[[Path], Iterable[object]], most: int = 3) -> str:
     found = error.errors(include_url=False, include_input=False)
-    told = [f"{'.'.join(map(str, shown(item['loc'])))}: {_message(item)}".removeprefix(": ") for item in found[:most]]
-    more = len(found) - len(told)
-    return "; ".join(told) + (f" (and {more} more)" if more > 0 else "")
+    shown_errors = [
+        f"{'.'.join(map(str, shown(item['loc'])))}: {_message(item)}".removeprefix(": ") for item in found[:most]
+    ]
+    more = len(found) - len(shown_errors)
+    return "; ".join(shown_errors) + (f" (and {more} more)" if more > 0 else "")
 
 
 def _message(item: ErrorDetails) -> str:
@@ -65,7 +67,7 @@ def _message(item: ErrorDetails) -> str:
     try:
         # Rendered anew: the validator of a model may raise an error of the same type with a text of its own.
         known = PydanticKnownError(kind, item.get("ctx"))
-        if _OF_THE_TYPE.issuperset(_PLACEHOLDER.findall(known.message_template)):
+        if _FROM_THE_TYPE.issuperset(_PLACEHOLDER.findall(known.message_template)):
             return known.message()
     except (KeyError, TypeError, ValueError):
         pass

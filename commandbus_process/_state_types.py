@@ -43,7 +43,7 @@ def _members(declared: object, *, through_metadata: bool) -> list[Any]:
     return [inner if through_metadata else declared]
 
 
-def _class_of(member: Any) -> Any:  # noqa: ANN401 - it may be none
+def _member_class(member: Any) -> Any:  # noqa: ANN401 - it may be none
     return NoneType if member is None else get_origin(member) or member
 
 
@@ -53,7 +53,7 @@ def has_fields(candidate: object) -> TypeGuard[type]:
 
 
 def _check(members: Sequence[Any], what: str) -> None:
-    classes = [_class_of(each) for each in members]
+    classes = [_member_class(each) for each in members]
     if all(each is NoneType for each in classes):
         raise TypeError(f"{what} must be {_ALLOWED}, not None")
     for each in classes:
@@ -65,9 +65,9 @@ def _check(members: Sequence[Any], what: str) -> None:
             raise TypeError(f"{what}: {each.__name__} is abstract; declare the classes that states have")
 
 
-def _number_of_fields(member: object) -> float:
-    def of_one(each: Any) -> float:  # noqa: ANN401 - see _class_of
-        of_class = _class_of(each)
+def _count_fields(member: object) -> float:
+    def count(each: Any) -> float:  # noqa: ANN401 - see _member_class
+        of_class = _member_class(each)
         if of_class is dict:
             return float("inf")
         if of_class is NoneType:
@@ -76,7 +76,7 @@ def _number_of_fields(member: object) -> float:
             return len(of_class.__required_keys__ | of_class.__optional_keys__)
         return len(of_class.model_fields if issubclass(of_class, BaseModel) else fields(of_class))
 
-    return max(map(of_one, _members(member, through_metadata=True)))
+    return max(map(count, _members(member, through_metadata=True)))
 
 
 class Declared:
@@ -96,7 +96,7 @@ class Declared:
         _check(members, what)
         self.name = " | ".join(map(_name, members))
         # A TypedDict makes dictionaries.
-        self._classes = {dict if is_typeddict(each) else each for each in map(_class_of, members)}
+        self._classes = {dict if is_typeddict(each) else each for each in map(_member_class, members)}
 
     def adapters(self) -> list[TypeAdapter[Any]]:
         """Return what reads the type: all of these must read the same.
@@ -107,18 +107,18 @@ class Declared:
         the declared order does not count. Members that have equally many fields are tried in both orders.
         """
         inner, metadata = _unwrapped(self._declared)
-        adapter = _adapter(_union_of([inner], metadata))
+        adapter = _adapter(_make_union([inner], metadata))
         members = _members(inner, through_metadata=False)
         union = _union_in(adapter.core_schema)
         if len(members) == 1 or union is None:
             return [adapter]
-        ordered = members if union.get("mode") == "left_to_right" else sorted(members, key=_number_of_fields)
+        ordered = members if union.get("mode") == "left_to_right" else sorted(members, key=_count_fields)
         last_first: dict[float, list[Any]] = {}
         for each in ordered:
-            last_first.setdefault(_number_of_fields(each), []).append(each)
-        other = [last_first[_number_of_fields(each)].pop() for each in ordered]
+            last_first.setdefault(_count_fields(each), []).append(each)
+        other = [last_first[_count_fields(each)].pop() for each in ordered]
         orders = [ordered] if other == ordered else [ordered, other]
-        return [_adapter(_union_of(each, metadata)) for each in orders]
+        return [_adapter(_make_union(each, metadata)) for each in orders]
 
     def refusal(self, of_class: type) -> str | None:
         """Say why a state of this class is refused; `None` if it is not."""
@@ -131,8 +131,8 @@ class Declared:
         return f"is {'None' if of_class is NoneType else f'{article} {name}'}, not {self.name}"
 
 
-def _name(member: Any) -> str:  # noqa: ANN401 - see _class_of
-    if _class_of(member) is NoneType:
+def _name(member: Any) -> str:  # noqa: ANN401 - see _member_class
+    if _member_class(member) is NoneType:
         return "None"
     return member.__name__ if get_origin(member) is None else str(member)
 
@@ -144,7 +144,7 @@ def _adapter(declared: Any) -> TypeAdapter[Any]:  # noqa: ANN401 - see _unwrappe
     return adapter
 
 
-def _union_of(members: Iterable[Any], metadata: tuple[Any, ...]) -> object:
+def _make_union(members: Iterable[Any], metadata: tuple[Any, ...]) -> object:
     union: Any = Union
     annotated: Any = Annotated
     # The marker is there because typing gives what it made before for an equal union, and takes those in another order

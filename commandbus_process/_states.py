@@ -176,7 +176,7 @@ class States(Generic[StateT]):
         else:
             self._types = _SameForAll(_JsonState() if state_type is None else StateType(state_type))
 
-    def type_of(self, process_type: str) -> StateType:
+    def find_type(self, process_type: str) -> StateType:
         """Return the type that the states of processes of a type have.
 
         Raises:

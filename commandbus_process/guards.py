@@ -104,10 +104,10 @@ FOR EACH ROW WHEN (OLD.reply_outcome IS NOT NULL) EXECUTE FUNCTION commandbus.gu
 
 def _differs(columns: Iterable[str]) -> str:
     """Whether one of the columns is another than before, as SQL."""
-    return f"({_columns_of('NEW', columns)}) IS DISTINCT FROM ({_columns_of('OLD', columns)})"
+    return f"({_qualified('NEW', columns)}) IS DISTINCT FROM ({_qualified('OLD', columns)})"
 
 
-def _columns_of(row: str, columns: Iterable[str]) -> str:
+def _qualified(row: str, columns: Iterable[str]) -> str:
     return ", ".join(f"{row}.{column}" for column in columns)
 
 

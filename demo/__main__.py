@@ -37,7 +37,7 @@ from commandbus_process.migrations import alembic_config
 from demo.event_log import Case, EventLogError, read_event_log
 from demo.order_log import write_order_log
 from demo.replay import TASKS, import_in_bulk, remove, replay
-from demo.rules import outcome_of, process_id_of
+from demo.rules import case_process_id, step_outcome
 from demo.screen import new_console, numbers, plain_words, printable, step_progress, timeline
 from demo.server import Server, ServerError, finished_before_interrupt, running_server
 
@@ -152,7 +152,7 @@ async def _replay(console: Console, server: Server, domain: str, cases: Sequence
         console.print(f"Steps a second: from this computer to {where}, {TASKS} cases at a time.\n", style="dim")
         await _import_once_more(console, engine, domain, found, cases)
         case = most_telling(cases)
-        process_id = process_id_of(domain, case.case_id)
+        process_id = case_process_id(domain, case.case_id)
         process = next(process for process in found if process.process_id == process_id)
         console.print(timeline(case.case_id, process, await repository.get_audit_trail(domain, process_id)))
     finally:
@@ -164,7 +164,7 @@ async def _import_once_more(
 ) -> None:
     """Import what has just been replayed as history, into a domain that nobody else ever sees."""
     copy = f"{domain}-bulk"
-    copies = {process_id_of(domain, case.case_id): process_id_of(copy, case.case_id) for case in cases}
+    copies = {case_process_id(domain, case.case_id): case_process_id(copy, case.case_id) for case in cases}
     processes = [
         process.model_copy(update={"domain": copy, "process_id": copies[process.process_id]}) for process in found
     ]
@@ -184,7 +184,7 @@ def most_telling(cases: Sequence[Case]) -> Case:
 
 
 def _is_compensated(case: Case) -> bool:
-    return any(outcome_of(event.transition) != ReplyOutcome.SUCCESS for event in case.events[:-1])
+    return any(step_outcome(event.transition) != ReplyOutcome.SUCCESS for event in case.events[:-1])
 
 
 def _verify(server: Server, log: Path, domain: str) -> int:

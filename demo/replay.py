@@ -20,7 +20,7 @@ from commandbus_process import (
     tables,
 )
 from demo.event_log import Case, Event
-from demo.rules import PROCESS_TYPE, command_id_of, final_status, outcome_of, process_id_of
+from demo.rules import PROCESS_TYPE, case_process_id, final_status, step_command_id, step_outcome
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -91,7 +91,7 @@ class _Manager:
         process = await self._start(case)
         outcomes: list[ReplyOutcome] = []
         for position in range(len(case.events)):
-            outcomes.append(outcome_of(case.events[position].transition))
+            outcomes.append(step_outcome(case.events[position].transition))
             await self._handle_reply(process, case, position, outcomes)
             self._totals.steps += 1
             self._on_step()
@@ -101,7 +101,7 @@ class _Manager:
         first = case.events[0]
         process = ProcessMetadata[JsonObject](
             domain=self._domain,
-            process_id=process_id_of(self._domain, case.case_id),
+            process_id=case_process_id(self._domain, case.case_id),
             process_type=PROCESS_TYPE,
             state={"case": case.case_id, "attributes": {}, "steps_done": 0, "last_step": None},
             status=ProcessStatus.WAITING_FOR_REPLY,
@@ -163,7 +163,7 @@ def _command(process_id: "UUID", case: Case, position: int) -> ProcessAuditEntry
     event = case.events[position]
     return ProcessAuditEntry(
         step_name=event.activity,
-        command_id=command_id_of(process_id, position),
+        command_id=step_command_id(process_id, position),
         command_type=event.activity,
         command_data=dict(event.attributes),
         # The log says only when a step ended. The manager sends a command when it has handled the reply before.
@@ -175,7 +175,7 @@ def _reply(process_id: "UUID", case: Case, position: int) -> ProcessAuditEntry:
     event = case.events[position]
     return _command(process_id, case, position).model_copy(
         update={
-            "reply_outcome": outcome_of(event.transition),
+            "reply_outcome": step_outcome(event.transition),
             "reply_data": {"lifecycle:transition": event.transition} if event.transition else None,
             "received_at": event.time,
         }
@@ -192,7 +192,7 @@ async def import_in_bulk(
     """
     repository = PostgresProcessRepository(engine)
     steps = (
-        (domain, process_id_of(domain, case.case_id), _reply(process_id_of(domain, case.case_id), case, position))
+        (domain, case_process_id(domain, case.case_id), _reply(case_process_id(domain, case.case_id), case, position))
         for case in cases
         for position in range(len(case.events))
     )

@@ -17,17 +17,17 @@ _OUTCOMES = {
 }
 
 
-def process_id_of(domain: str, case_id: str) -> UUID:
+def case_process_id(domain: str, case_id: str) -> UUID:
     """Return the id of a case's process: the same case has the same id, so a second import would be noticed."""
     return uuid5(uuid5(NAMESPACE_URL, domain), case_id)
 
 
-def command_id_of(process_id: UUID, position: int) -> UUID:
+def step_command_id(process_id: UUID, position: int) -> UUID:
     """Return the id of the command that the event at this position of the case stands for."""
     return uuid5(process_id, str(position))
 
 
-def outcome_of(transition: str) -> ReplyOutcome:
+def step_outcome(transition: str) -> ReplyOutcome:
     """Translate XES's `lifecycle:transition`: two transitions mean a failure, one a cancellation."""
     return _OUTCOMES.get(transition.casefold(), ReplyOutcome.SUCCESS)
 

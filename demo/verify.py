@@ -32,7 +32,7 @@ from commandbus_process import (
 )
 from demo.event_log import Case, EventLogError, read_event_log
 from demo.replay import TASKS
-from demo.rules import PROCESS_TYPE, command_id_of, final_status, outcome_of, process_id_of
+from demo.rules import PROCESS_TYPE, case_process_id, final_status, step_command_id, step_outcome
 from demo.screen import new_console, plain_words, printable, step_progress
 from demo.server import ServerError, parse_url
 
@@ -68,7 +68,7 @@ async def compare(
         result.differences.append(str(error))
         return result
     processes = {process.process_id: process for process in found}
-    expected = {process_id_of(domain, case.case_id) for case in cases}
+    expected = {case_process_id(domain, case.case_id) for case in cases}
     result.differences += [
         f"process {process_id} is no case of the log" for process_id in processes if process_id not in expected
     ]
@@ -91,7 +91,7 @@ async def _work(
     on_step: Callable[[], None],
 ) -> None:
     for case in waiting:
-        process = processes.get(process_id_of(domain, case.case_id))
+        process = processes.get(case_process_id(domain, case.case_id))
         if process is None:
             result.differences.append(f"case {case.case_id!r} has no process")
             continue
@@ -108,10 +108,10 @@ def _process_differences(process: ProcessMetadata, case: Case) -> list[str]:
     for event in case.events:
         attributes |= event.case_attributes
     last = case.events[-1]
-    failed = [event for event in case.events if outcome_of(event.transition) == ReplyOutcome.FAILED]
+    failed = [event for event in case.events if step_outcome(event.transition) == ReplyOutcome.FAILED]
     expected: dict[str, object] = {
         "process_type": PROCESS_TYPE,
-        "status": final_status([outcome_of(event.transition) for event in case.events]),
+        "status": final_status([step_outcome(event.transition) for event in case.events]),
         "current_step": None,
         "state": {
             "case": case.case_id,
@@ -145,7 +145,7 @@ async def _trail_differences(
         differences += [f", step {position + 1}: {text}" for text in of_step]
         same_steps += not of_step
         on_step()
-    succeeded = [event.activity for event in case.events if outcome_of(event.transition) == ReplyOutcome.SUCCESS]
+    succeeded = [event.activity for event in case.events if step_outcome(event.transition) == ReplyOutcome.SUCCESS]
     if completed != succeeded:
         differences.append(f": completed steps are {completed}, and the log has {succeeded}")
     return differences, same_steps
@@ -156,11 +156,11 @@ def _expected_trail(process_id: UUID, case: Case) -> Iterator[dict[str, object]]
     for position, event in enumerate(case.events):
         yield {
             "step_name": event.activity,
-            "command_id": command_id_of(process_id, position),
+            "command_id": step_command_id(process_id, position),
             "command_type": event.activity,
             "command_data": event.attributes,
             "sent_at": sent_at,
-            "reply_outcome": outcome_of(event.transition),
+            "reply_outcome": step_outcome(event.transition),
             "reply_data": {"lifecycle:transition": event.transition} if event.transition else None,
             "received_at": event.time,
         }

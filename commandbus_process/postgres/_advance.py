@@ -51,7 +51,7 @@ from commandbus_process.postgres._refusals import (
     why_not_recorded,
     write_or_explain,
 )
-from commandbus_process.postgres._stamps import Written, read_written, stamps_of, written_from
+from commandbus_process.postgres._stamps import Written, matching_stamps, read_written, written_from
 from commandbus_process.postgres._statements import (
     MATCHES_OBJECT,
     SAVE,
@@ -61,7 +61,7 @@ from commandbus_process.postgres._statements import (
     WHY_NOT_WRITTEN,
     update_process,
 )
-from commandbus_process.postgres._transaction import is_in_autocommit, savepoint_open, sqlstate_of
+from commandbus_process.postgres._transaction import get_sqlstate, is_in_autocommit, savepoint_open
 from commandbus_process.tables import process, process_audit
 
 # The commands that are sent, beside the parameters of the process and the reply. One command, the usual number, travels
@@ -206,7 +206,7 @@ _INVALID_TEXT_REPRESENTATION = "22P02"
 def is_part_written(error: DBAPIError) -> bool:
     """Whether a statement failed because it would have written a part only. A trigger's own error is not that."""
     message = getattr(getattr(error.orig, "diag", None), "message_primary", None) or ""
-    return sqlstate_of(error) == _INVALID_TEXT_REPRESENTATION and PART_WRITTEN in message
+    return get_sqlstate(error) == _INVALID_TEXT_REPRESENTATION and PART_WRITTEN in message
 
 
 @contextmanager
@@ -244,15 +244,17 @@ class Step:
         sent: Sequence[ProcessAuditEntry],
         values: Mapping[str, Any],
     ) -> None:
-        self._key = process.domain, process.process_id
-        self._stamps = stamps_of(process)
+        self._process_key = process.domain, process.process_id
+        self._stamps = matching_stamps(process)
         self._reply = reply
         self._sent = sent
         self._values = dict(values)
 
     def take(self, connection: Connection) -> Taken:
         """Write everything or nothing."""
-        return write_or_explain(lambda: self._write(connection), lambda: self._explain(connection), lambda: self._key)
+        return write_or_explain(
+            lambda: self._write(connection), lambda: self._explain(connection), lambda: self._process_key
+        )
 
     def _write(self, connection: Connection) -> Taken | None:
         statement = _STATEMENTS[self._reply is not None, min(len(self._sent), _SEVERAL)]
@@ -270,7 +272,7 @@ class Step:
                 return None
             # Not another transaction: a trigger or a row policy. The caller's transaction is aborted, which keeps it
             # from committing a part.
-            raise NothingWrittenError(*self._key) from error
+            raise NothingWrittenError(*self._process_key) from error
         return None if written is None else Taken(is_new=True, row=written)
 
     def _explain(self, connection: Connection) -> Taken | None:
@@ -291,10 +293,10 @@ class Step:
         missing = f"command {not_there[0].command_id}" if not_there else "the reply"
         errors: list[ProcessRepositoryError | None] = []
         if self._reply is not None:
-            errors.append(why_not_recorded(*self._key, recorded, self._reply, missing))
+            errors.append(why_not_recorded(*self._process_key, recorded, self._reply, missing))
         for row, entry in zip(logged, self._sent, strict=True):
-            errors.append(why_not_logged(*self._key, row, entry, missing))
+            errors.append(why_not_logged(*self._process_key, row, entry, missing))
         return errors
 
     def _logging(self, entry: ProcessAuditEntry) -> dict[str, Any]:
-        return {**entry_columns(entry), **step_key(*self._key, entry.command_id)}
+        return {**entry_columns(entry), **step_key(*self._process_key, entry.command_id)}

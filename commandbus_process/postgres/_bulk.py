@@ -21,7 +21,7 @@ from commandbus_process.postgres._reading import Row, Rows
 from commandbus_process.postgres._refusals import raise_with_others, why_not_logged, write_or_explain
 from commandbus_process.postgres._stamps import forget_row, set_stored, written_from
 from commandbus_process.postgres._statements import COUNTED, ENTRY_SELECTED, is_same_entry
-from commandbus_process.postgres._transaction import conflicts_told, unit
+from commandbus_process.postgres._transaction import atomic, translated_errors
 from commandbus_process.tables import process as process_table
 from commandbus_process.tables import process_audit
 
@@ -126,10 +126,10 @@ async def save_many(
         _set_all_stored(connection, batch)
         return len(batch.items)
 
-    async with unit(engine, conn) as connection:
+    async with atomic(engine, conn) as connection:
 
         async def send(batch: Batch[ProcessMetadata[StateT]]) -> int:
-            with conflicts_told():
+            with translated_errors():
                 return await greenlet_spawn(write, connection.sync_connection, batch)
 
         return await in_batches("processes", processes, prepare, send, ahead=conn is None)
@@ -189,10 +189,10 @@ async def log_many(
         by_copy = by_copy and copy_rows(connection, process_audit, LOGGED, batch.rows(LOGGED))
         return len(batch.items) if by_copy else _insert_steps(connection, batch)
 
-    async with unit(engine, conn) as connection:
+    async with atomic(engine, conn) as connection:
 
         async def send(batch: Batch[_Step]) -> int:
-            with conflicts_told():
+            with translated_errors():
                 return await greenlet_spawn(write, connection.sync_connection, batch)
 
         return await in_batches("steps", steps, prepare, send, ahead=conn is None)

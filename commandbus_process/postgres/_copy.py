@@ -92,9 +92,9 @@ def _run(connection: Connection, statement: sql.Composed, rows: Sequence[Sequenc
 
 def _leave_out_the_row(error: psycopg.Error) -> None:
     """Keep the server's CONTEXT out of the message: for COPY, and for no other statement, it may quote the row."""
-    told = error.diag
-    if told.message_primary is not None:
-        parts = (told.message_primary, told.message_detail, told.message_hint)
+    diagnostic = error.diag
+    if diagnostic.message_primary is not None:
+        parts = (diagnostic.message_primary, diagnostic.message_detail, diagnostic.message_hint)
         error.args = ("\n".join(part for part in parts if part),)
 
 

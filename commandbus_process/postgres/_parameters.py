@@ -9,7 +9,7 @@ from commandbus_process._columns import JSON
 from commandbus_process._json import json_array, json_row
 from commandbus_process.errors import InvalidInputError
 from commandbus_process.models import ProcessAuditEntry, ProcessMetadata
-from commandbus_process.postgres._stamps import stamps_of
+from commandbus_process.postgres._stamps import matching_stamps
 
 
 def process_key(domain: str, process_id: UUID) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def process_key(domain: str, process_id: UUID) -> dict[str, Any]:
 
 def object_key(process: ProcessMetadata[Any]) -> dict[str, Any]:
     """Return the parameters that find the row that an object matches. Its stamp has the version, too."""
-    stamps = stamps_of(process)
+    stamps = matching_stamps(process)
     return {
         **process_key(process.domain, process.process_id),
         "key_process_type": checked(STORED_NAME, "process_type", process.process_type),

@@ -200,7 +200,7 @@ class ProcessReader(Generic[StateT]):
                 is left out.
         """
         try:
-            types = [self._states.type_of(name) for name in rows.columns["process_type"]]
+            types = [self._states.find_type(name) for name in rows.columns["process_type"]]
             check_numbers(rows.columns["state"])
             readers = {each: each.read for each in set(types)}
             states = [readers[each](text) for each, text in zip(types, rows.columns["state"], strict=True)]
@@ -231,7 +231,7 @@ class ProcessReader(Generic[StateT]):
             row: Row = {"process_id": process_id}
             for (name, read), value in zip(_FIELD_READERS, values, strict=True):
                 row[name] = value if read is None or value is None else read(value)
-            state_type = self._states.type_of(row["process_type"])
+            state_type = self._states.find_type(row["process_type"])
             check_numbers((state,))
             row["state"] = state_type.read(state)
             return _make_process(row, state_type.metadata_type, stamp)
@@ -243,7 +243,7 @@ class ProcessReader(Generic[StateT]):
         """Turn one row, whose state is JSON text, into a process, and check each part of it."""
         domain, process_id, process_type = row["domain"], row["process_id"], row["process_type"]
         try:
-            state_type = self._states.type_of(process_type)
+            state_type = self._states.find_type(process_type)
         except KeyError:
             why = "no state type is declared for this process type in state_type"
             raise StoredStateError(domain, process_id, process_type, "a declared type", why) from None

@@ -57,10 +57,10 @@ from commandbus_process.postgres._refusals import (
 from commandbus_process.postgres._stamps import (
     Written,
     forget_row,
+    matching_stamps,
     read_written,
     set_stored,
     set_unlike_its_row,
-    stamps_of,
 )
 from commandbus_process.postgres._transaction import check_can_lock, check_engine, is_in_autocommit, run
 from commandbus_process.repository import OnUnreadable, ProcessRepository
@@ -139,7 +139,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
     @override
     async def update(self, process: ProcessMetadata[StateT], conn: AsyncConnection | None = None) -> None:
         check_process(process)
-        key, stamps = (process.domain, process.process_id), stamps_of(process)
+        key, stamps = (process.domain, process.process_id), matching_stamps(process)
         parameters = self._update_parameters(process)
 
         def work(connection: Connection) -> Written:

@@ -14,11 +14,11 @@ from commandbus_process.errors import InvalidInputError, ProcessRepositoryError
 from commandbus_process.postgres._transaction import (
     RUN_AGAIN,
     check_engine,
-    conflict_of,
-    driver_of,
+    get_sqlstate,
     pause,
-    sqlstate_of,
+    psycopg_connection,
     transaction,
+    translate_conflict,
 )
 
 ResultT = TypeVar("ResultT")
@@ -104,7 +104,7 @@ def _conflict_in(error: BaseException) -> ProcessRepositoryError | None:
     if isinstance(error, ProcessRepositoryError):
         return error if error.retryable else None
     if isinstance(error, DBAPIError):
-        return conflict_of(error, None, None) if sqlstate_of(error) in RUN_AGAIN else None
+        return translate_conflict(error, None, None) if get_sqlstate(error) in RUN_AGAIN else None
     if isinstance(error, ExceptionGroup):
         conflicts = [_conflict_in(each) for each in cast("ExceptionGroup[Exception]", error).exceptions]
         return None if None in conflicts else conflicts[0]
@@ -115,5 +115,8 @@ def _check_can_be_committed(conn: AsyncConnection) -> None:
     """Find out before the COMMIT: on an aborted transaction it does a ROLLBACK, without an error."""
     if conn.sync_connection is None or not conn.in_transaction():
         raise InvalidInputError("work", "ended the transaction, which is for run_in_transaction() to do")
-    if not conn.invalidated and driver_of(conn.sync_connection).pgconn.transaction_status == TransactionStatus.INERROR:
+    if (
+        not conn.invalidated
+        and psycopg_connection(conn.sync_connection).pgconn.transaction_status == TransactionStatus.INERROR
+    ):
         raise InvalidInputError("work", "caught an error that aborted the transaction; let that error pass")

@@ -41,14 +41,14 @@ def set_stored(process: ProcessMetadata[Any], written: Written, *, is_committed:
         is_committed: Whether the row is committed. Otherwise a rollback can bring back the row before it. The object
             still matches that one, and remembers it.
     """
-    before = () if is_committed else stamps_of(process)[1 - _MOST_STAMPS :]
+    before = () if is_committed else matching_stamps(process)[1 - _MOST_STAMPS :]
     fields: dict[str, Any] = {"version": written.version, "updated_at": written.updated_at}
     vars(process).update(fields)
     process.model_fields_set.update(fields)
     _set_stamps(process, RowStamps((*before, written.stamp)))
 
 
-def stamps_of(process: ProcessMetadata[Any]) -> tuple[str, ...]:
+def matching_stamps(process: ProcessMetadata[Any]) -> tuple[str, ...]:
     """Return the stamps of the rows that the object matches, newest last.
 
     The caller may have set `version` back, for example after a rollback. Then the later rows do not count.

@@ -89,9 +89,9 @@ async def run(
             check_not_in_use(conn.sync_connection)
             return await greenlet_spawn(_run_on, conn.sync_connection, work)
         except DBAPIError as error:
-            sqlstate = sqlstate_of(error)
+            sqlstate = get_sqlstate(error)
             if conn is not None or sqlstate not in RUN_AGAIN or attempt == ATTEMPTS:
-                _raise_ours(error, key, expected_version)
+                _raise_translated(error, key, expected_version)
             clear_frames(error.__traceback__)
         except ProcessRepositoryError as error:
             clear_frames(error.__traceback__)
@@ -177,7 +177,7 @@ async def transaction(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
 
 
 @asynccontextmanager
-async def unit(engine: AsyncEngine, conn: AsyncConnection | None) -> AsyncGenerator[AsyncConnection]:
+async def atomic(engine: AsyncEngine, conn: AsyncConnection | None) -> AsyncGenerator[AsyncConnection]:
     """Give a connection on which several statements take effect together or not at all.
 
     In the caller's transaction that is a savepoint, which leaves the transaction as it was before, and alive. Nothing
@@ -192,7 +192,7 @@ async def unit(engine: AsyncEngine, conn: AsyncConnection | None) -> AsyncGenera
     if conn is None:
         async with transaction(engine) as connection:
             yield connection
-            with conflicts_told():
+            with translated_errors():
                 await connection.commit()
     elif await conn.run_sync(is_in_autocommit):
         raise InvalidInputError("conn", "is in autocommit, where several statements cannot be one unit")
@@ -247,7 +247,7 @@ def check_not_in_use(connection: Connection) -> None:
         raise InvalidInputError("conn", "is in use by another call")
 
 
-class _ConflictsTold:
+class _TranslatedErrors:
     # Not a generator: since Python 3.12 its frame would refer to that of contextlib, which refers to the error, whose
     # traceback refers to the generator's frame.
 
@@ -259,8 +259,8 @@ class _ConflictsTold:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         try:
-            if isinstance(error, DBAPIError) and sqlstate_of(error) not in NOT_IN_ENCODING:
-                _raise_ours(error, None, None)
+            if isinstance(error, DBAPIError) and get_sqlstate(error) not in NOT_IN_ENCODING:
+                _raise_translated(error, None, None)
             if isinstance(error, DBAPIError | UnicodeEncodeError):
                 reason = "have a character that the encoding of the client or of the database lacks"
                 raise InvalidInputError(self._what, reason) from None
@@ -268,7 +268,7 @@ class _ConflictsTold:
             del error
 
 
-def conflicts_told(what: str = "items") -> AbstractContextManager[None]:
+def translated_errors(what: str = "items") -> AbstractContextManager[None]:
     """Raise the errors of this package for what PostgreSQL refuses in many items.
 
     Args:
@@ -279,17 +279,17 @@ def conflicts_told(what: str = "items") -> AbstractContextManager[None]:
         ProcessLockedError: A `lock_timeout` ended the wait for a lock.
         InvalidInputError: One of the items cannot be stored.
     """
-    return _ConflictsTold(what)
+    return _TranslatedErrors(what)
 
 
-def driver_of(connection: Connection) -> psycopg.AsyncConnection[Any]:
+def psycopg_connection(connection: Connection) -> psycopg.AsyncConnection[Any]:
     """Return psycopg's connection."""
     return cast("psycopg.AsyncConnection[Any]", connection.connection.driver_connection)
 
 
 def is_in_autocommit(connection: Connection) -> bool:
     """Whether each statement takes effect by itself."""
-    return driver_of(connection).autocommit
+    return psycopg_connection(connection).autocommit
 
 
 def check_can_lock(connection: Connection) -> None:
@@ -304,7 +304,7 @@ def check_can_lock(connection: Connection) -> None:
 
 def _run_on(connection: Connection, work: Callable[[Connection], ResultT]) -> ResultT:
     """Run `work` on the caller's connection."""
-    driver = driver_of(connection)
+    driver = psycopg_connection(connection)
     if driver.pgconn.transaction_status == TransactionStatus.INERROR:
         # The server would refuse each statement, and SQLAlchemy's error would quote the state.
         raise InvalidInputError("conn", "is in a transaction that an earlier error aborted; roll that back first")
@@ -360,7 +360,7 @@ def _can_autocommit(connection: Connection) -> bool:
     - if something was executed when it began (SET LOCAL in a listener, for example);
     - if somebody listens to `commit`, who may raise and so undo what was written.
     """
-    driver = driver_of(connection)
+    driver = psycopg_connection(connection)
     return (
         not driver.autocommit
         and driver.isolation_level is not psycopg.IsolationLevel.SERIALIZABLE
@@ -371,16 +371,16 @@ def _can_autocommit(connection: Connection) -> bool:
     )
 
 
-def sqlstate_of(error: DBAPIError) -> str | None:
+def get_sqlstate(error: DBAPIError) -> str | None:
     """Return the server's code, if the error comes from the server."""
     return getattr(error.orig, "sqlstate", None)
 
 
-def conflict_of(
+def translate_conflict(
     error: DBAPIError, key: tuple[str, UUID] | None, expected_version: int | None
 ) -> ProcessRepositoryError | None:
     """Return the error of this package for a conflict that PostgreSQL found; `None` if it is something else."""
-    sqlstate = sqlstate_of(error)
+    sqlstate = get_sqlstate(error)
     if sqlstate == DEADLOCK_DETECTED:
         return DeadlockError()
     if sqlstate == SERIALIZATION_FAILURE:
@@ -390,16 +390,16 @@ def conflict_of(
     return None
 
 
-def _raise_ours(error: DBAPIError, key: tuple[str, UUID] | None, expected_version: int | None) -> NoReturn:
+def _raise_translated(error: DBAPIError, key: tuple[str, UUID] | None, expected_version: int | None) -> NoReturn:
     """Raise the error of this package that says what happened; if there is none, the error itself.
 
     SQLAlchemy's error, its traceback and a frame in it refer to each other, and would keep the caller's objects until
     the garbage collector runs. So these frames are cleared, and the variables here are deleted.
     """
     clear_frames(error.__traceback__)
-    conflict = conflict_of(error, key, expected_version)
+    conflict = translate_conflict(error, key, expected_version)
     try:
-        if sqlstate_of(error) == PROGRAM_LIMIT_EXCEEDED:
+        if get_sqlstate(error) == PROGRAM_LIMIT_EXCEEDED:
             raise limit_error(error) from None  # SQLAlchemy's error quotes the parameters
         if conflict is None:
             raise error
