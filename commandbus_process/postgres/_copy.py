@@ -12,8 +12,8 @@ from sqlalchemy.engine import Transaction
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.util import await_only
 
-# Each COPY runs in a savepoint. PostgreSQL keeps up to 64 writing savepoints of a transaction in shared memory. If there
-# are more, every other session has to look them up in files. A limit of 48 leaves some savepoints to the caller.
+# Each COPY runs in a savepoint. PostgreSQL keeps up to 64 writing savepoints of a transaction in shared memory. If
+# there are more, every other session has to look them up in files. A limit of 48 leaves some savepoints to the caller.
 _MOST_COPIES = 48
 # For each transaction: how many COPYs it has run, in all calls together.
 _copies: WeakKeyDictionary[Transaction, int] = WeakKeyDictionary()

@@ -134,9 +134,9 @@ OF_PROCESS = and_(*(process_audit.c[name] == key_parameter(process.c[name]) for 
 IS_STEP = and_(OF_PROCESS, process_audit.c.command_id == key_parameter(process_audit.c.command_id))
 
 # The stamp identifies one written state of a row: no later write produces the same stamp. The version distinguishes two
-# updates in one transaction. The id of the transaction or savepoint that wrote the row (xmin) distinguishes writes before
-# and after a rollback. The time distinguishes writes before and after a fail-over or a restore, when transaction ids can
-# be used again.
+# updates in one transaction. The id of the transaction or savepoint that wrote the row (xmin) distinguishes writes
+# before and after a rollback. The time distinguishes writes before and after a fail-over or a restore, when transaction
+# ids can be used again.
 STAMP = func.pg_catalog.concat_ws(
     literal_column("' '"),
     process.c.version,
