@@ -1,4 +1,4 @@
-"""Which types a state can have, and which of them a given state has."""
+"""Check which types a state may have, and build what reads and writes them."""
 
 import inspect
 import typing
@@ -15,12 +15,12 @@ _ALLOWED = (
     "a Pydantic model, a dataclass, a TypedDict, dict[str, ...], a union of them, "
     "or a mapping from process types to such types"
 )
-# The backport in typing_extensions may be another class than the one that the `type` statement makes.
+# The `type` statement and typing_extensions may create aliases of different classes.
 _ALIASES: tuple[Any, ...] = (TypeAliasType, getattr(typing, "TypeAliasType", TypeAliasType))
 
 
 def _unwrapped(declared: Any) -> tuple[Any, tuple[Any, ...]]:  # noqa: ANN401 - there is no type of all types
-    """Return what is within aliases and `Annotated`, and its metadata."""
+    """Return the type inside aliases and `Annotated`, and the metadata of `Annotated`."""
     metadata: tuple[Any, ...] = ()
     while True:
         if isinstance(declared, _ALIASES):
@@ -48,7 +48,7 @@ def _member_class(member: Any) -> Any:  # noqa: ANN401 - it may be none
 
 
 def has_fields(candidate: object) -> TypeGuard[type]:
-    """Whether it is a class of models or a dataclass."""
+    """Whether it is a Pydantic model class or a dataclass."""
     return inspect.isclass(candidate) and (issubclass(candidate, BaseModel) or is_dataclass(candidate))
 
 
@@ -58,7 +58,7 @@ def _check(members: Sequence[Any], what: str) -> None:
         raise TypeError(f"{what} must be {_ALLOWED}, not None")
     for each in classes:
         if each is BaseModel or not (each in (dict, NoneType) or has_fields(each) or is_typeddict(each)):
-            # Not its repr: an instance of a model quotes a state.
+            # Not its repr: the repr of a model instance would quote a state.
             given = f"the class {each.__name__}" if inspect.isclass(each) else f"a value of type {type(each).__name__}"
             raise TypeError(f"{what} must be {_ALLOWED}, not {given}")
         if inspect.isabstract(each):
@@ -80,14 +80,14 @@ def _count_fields(member: object) -> float:
 
 
 class Declared:
-    """A declared type, and what it is made of.
+    """A declared type and its members.
 
     Args:
         declared: The type.
-        what: What to call it in an error.
+        what: The name of the type in an error.
 
     Raises:
-        TypeError: It is no type that a state can have.
+        TypeError: A state cannot have this type.
     """
 
     def __init__(self, declared: object, what: str) -> None:
@@ -95,16 +95,19 @@ class Declared:
         members = _members(declared, through_metadata=True)
         _check(members, what)
         self.name = " | ".join(map(_name, members))
-        # A TypedDict makes dictionaries.
+        # Instances of a TypedDict are dictionaries.
         self._classes = {dict if is_typeddict(each) else each for each in map(_member_class, members)}
 
     def adapters(self) -> list[TypeAdapter[Any]]:
-        """Return what reads the type: all of these must read the same.
+        """Return the adapters that read the type. All of them must read the same object.
 
-        There are two for a union whose members Pydantic tells apart by trying them. It takes the one that has most of
-        the fields that are there, and the first of several. In a union of `Order` and of `ExpressOrder`, which has a
-        field more, the smaller has to come first, or an order that lacks an optional field becomes an express order. So
-        the declared order does not count. Members that have equally many fields are tried in both orders.
+        For most types there is one adapter. A union without a discriminator may need two, because Pydantic tries its
+        members. It chooses the member that has most of the given fields and, among several, the first one.
+
+        Take a union of `Order` and `ExpressOrder`, which has one field more. The smaller type has to come first.
+        Otherwise an order that lacks an optional field would become an express order. So the members are sorted by
+        their number of fields, not as they were declared. If several have the same number of fields, there is a second
+        adapter with these in the opposite order.
         """
         inner, metadata = _unwrapped(self._declared)
         adapter = _adapter(_make_union([inner], metadata))
@@ -121,7 +124,7 @@ class Declared:
         return [_adapter(_make_union(each, metadata)) for each in orders]
 
     def refusal(self, of_class: type) -> str | None:
-        """Say why a state of this class is refused; `None` if it is not."""
+        """Return why a state of this class is rejected; `None` if it is accepted."""
         if of_class in self._classes:
             return None
         name = of_class.__name__
@@ -139,7 +142,7 @@ def _name(member: Any) -> str:  # noqa: ANN401 - see _member_class
 
 def _adapter(declared: Any) -> TypeAdapter[Any]:  # noqa: ANN401 - see _unwrapped
     adapter = TypeAdapter[Any](declared)
-    # A name that cannot be resolved is an error now, not with the first process.
+    # A name that cannot be resolved raises an error now, not when the first process is saved.
     adapter.rebuild(raise_errors=True)
     return adapter
 
@@ -147,27 +150,27 @@ def _adapter(declared: Any) -> TypeAdapter[Any]:  # noqa: ANN401 - see _unwrappe
 def _make_union(members: Iterable[Any], metadata: tuple[Any, ...]) -> object:
     union: Any = Union
     annotated: Any = Annotated
-    # The marker is there because typing gives what it made before for an equal union, and takes those in another order
-    # for equal.
+    # The `object()` makes the type unique. `typing` caches unions, and takes unions in another order for equal.
     return annotated[(union[tuple(members)], *metadata, object())]
 
 
 def _union_in(schema: Any) -> Any:  # noqa: ANN401 - schemas are dictionaries of many types
-    """Return the schema of the union whose members are tried; `None` for one with a discriminator."""
+    """Return the schema of a union whose members Pydantic tries; `None` if there is a discriminator, or no union."""
     while schema["type"] != "union" and "schema" in schema:
         schema = schema["schema"]
     return schema if schema["type"] == "union" else None
 
 
 def writer(adapter: TypeAdapter[Any]) -> Callable[..., bytes]:
-    """Return what writes JSON, with the elements of sets in the order of their texts.
+    """Return the function that writes JSON. It sorts the elements of sets by their JSON texts.
 
-    The order of a set depends on PYTHONHASHSEED: without this, two workers would write the same state differently.
+    The order of a set depends on PYTHONHASHSEED. Without sorting, two workers would write the same state differently.
     """
     schema = adapter.core_schema
     if not _has_sets(schema):
         return adapter.dump_json
-    # Without "pre-built": Pydantic would take the serialiser that each nested model has already, which does not sort.
+    # `_use_prebuilt=False`: otherwise Pydantic would use the existing serialiser of each nested model, which does not
+    # sort.
     return SchemaSerializer(_with_sorted_sets(schema), _use_prebuilt=False).to_json
 
 
