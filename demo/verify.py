@@ -42,12 +42,12 @@ _LONGEST_READ = 60  # seconds for one case
 
 @dataclass(slots=True)
 class Comparison:
-    """What the database has of a log."""
+    """The result of comparing the database with a log."""
 
     cases: int
-    """In the log."""
+    """The number of cases in the log."""
     steps: int
-    """In the log."""
+    """The number of steps in the log."""
     same_cases: int = 0
     same_steps: int = 0
     differences: list[str] = field(default_factory=list[str])
@@ -59,7 +59,7 @@ async def compare(
     cases: Sequence[Case],
     on_step: Callable[[], None] = lambda: None,
 ) -> Comparison:
-    """Read every process of the domain through the repository, and say where it is not what the log says."""
+    """Read every process of the domain through the repository, and return where it differs from the log."""
     result = Comparison(cases=len(cases), steps=sum(len(case.events) for case in cases))
     try:
         async with asyncio.timeout(_LONGEST_READ):
@@ -130,7 +130,7 @@ def _process_differences(process: ProcessMetadata, case: Case) -> list[str]:
 async def _trail_differences(
     repository: ProcessRepository[JsonObject], process: ProcessMetadata, case: Case, on_step: Callable[[], None]
 ) -> tuple[list[str], int]:
-    """Return what differs, and how many steps do not."""
+    """Return the differences, and the number of steps that are the same."""
     try:
         trail = await repository.get_audit_trail(process.domain, process.process_id)
         completed = await repository.get_completed_steps(process.domain, process.process_id)
@@ -180,7 +180,7 @@ def _value(value: object) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compare, say so, and return the exit code: 0 where everything is as the log has it."""
+    """Compare, print the result, and return the exit code: 0 if everything is as in the log."""
     parser = argparse.ArgumentParser(prog="python -m demo.verify", description=__doc__)
     parser.add_argument("--log", type=Path, required=True, help="the event log that was replayed")
     parser.add_argument("--domain", required=True, help="the domain that the demo named")
@@ -210,7 +210,7 @@ async def _compare(console: Console, url: str, domain: str, cases: Sequence[Case
 def _report(console: Console, result: Comparison) -> None:
     counts = (
         f"{result.same_cases:,} of {result.cases:,} cases and {result.same_steps:,} of {result.steps:,} steps "
-        "are as the log has them"
+        "are as in the log"
     )
     if not result.differences:
         console.print(f"{counts}.", style="green")

@@ -57,7 +57,7 @@ def written(folder: Path, content: str | bytes) -> Path:
         (f"{HEADER}\n", ", line 2, column 'case:concept:name'", "there are no events"),
         ("case:concept:name,concept:name\na,b\n", ", line 1, column 'time:timestamp'", "is missing"),
         (HEADER.replace(",", ";"), ", line 1, column 'case:concept:name'", "is missing"),
-        (f"{HEADER},x,x\n", ", line 1, column 'x'", "is there twice"),
+        (f"{HEADER},x,x\n", ", line 1, column 'x'", "is in the header twice"),
         (f"{HEADER}\n{GOOD}\na,Pack\n", ", line 3, column 'time:timestamp'", "has 2 fields, and the header has 3"),
         (f"{HEADER}\n{GOOD},more\n", ", line 2, column 4", "has 4 fields, and the header has 3"),
         (f"{HEADER}\n,Pack,2024-05-31Z\n", ", line 2, column 'case:concept:name'", "is empty"),
@@ -346,14 +346,14 @@ def test_the_demo_on_an_embedded_server(tmp_path: Path) -> None:
     assert "2 cases, 5 events" in done.stdout
     assert "Audit trail of case one: COMPENSATED after 2 h" in done.stdout
     assert "The database server was stopped and started again." in done.stdout
-    assert "2 of 2 cases and 5 of 5 steps are as the log has them." in done.stdout
+    assert "2 of 2 cases and 5 of 5 steps are as in the log." in done.stdout
 
 
 async def test_the_demo_on_a_server_of_ones_own(tmp_path: Path, database_url: str, demo_engine: AsyncEngine) -> None:
     done = run_demo("--log", str(written(tmp_path, ORDERS)), database_url=database_url)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "The demo touches the rows of its own domain only" in done.stdout
-    assert "2 of 2 cases and 5 of 5 steps are as the log has them." in done.stdout
+    assert "The demo changes only the rows of its own domain" in done.stdout
+    assert "2 of 2 cases and 5 of 5 steps are as in the log." in done.stdout
     assert "were removed from your database." in done.stdout
     assert await stored_processes(demo_engine) == 0
 
