@@ -33,9 +33,11 @@ def _without_init(error_class: type[ProcessRepositoryError], args: tuple[Any, ..
 
 
 class InvalidInputError(ProcessRepositoryError, ValueError):
-    """An argument cannot be stored. Raised before any SQL is sent.
+    """An argument cannot be used or stored. Nothing was written.
 
-    One case is found by the server: a value that exceeds one of its limits. That aborts your transaction.
+    It is raised before any SQL is sent, except in two cases. If `update` or `advance` finds another process type in the
+    row, your transaction can go on. If a value exceeds a limit of the server, your transaction is aborted, unless a
+    bulk method has rolled back to its savepoint.
 
     Attributes:
         field: The argument or field that is wrong (`domain`, `entry.command_data`, `state`, `state.token`).
@@ -68,8 +70,9 @@ class ProcessError(ProcessRepositoryError):
 class NothingWrittenError(ProcessError):
     """Nothing was written, and the library found no reason for it.
 
-    The usual cause is a trigger that returns NULL, or a row-level security policy that hides the row. If `save` or
-    `advance` wrote a part before that, its statement has failed, and your transaction is aborted.
+    The usual cause is a trigger that returns NULL, or a row-level security policy that hides the row. If only a part of
+    `save` or `advance` was swallowed, its statement fails, so you cannot commit the other part: your transaction is
+    aborted, or rolled back to a savepoint.
     """
 
     def __init__(self, domain: str, process_id: UUID) -> None:
