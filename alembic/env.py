@@ -1,4 +1,4 @@
-"""How Alembic reaches the database: which URL, which schema, whose transaction."""
+"""Connect Alembic to the database: the URL, the schema, and the transaction."""
 
 import os
 import warnings
@@ -19,7 +19,7 @@ from commandbus_process.tables import VERSION_TABLE, metadata
 
 config = context.config
 if config.config_file_name is not None:
-    fileConfig(config.config_file_name, disable_existing_loggers=False)  # they are the host application's
+    fileConfig(config.config_file_name, disable_existing_loggers=False)  # they belong to the host application
 
 SCHEMA = str(metadata.schema)
 OPTIONS: dict[str, Any] = {
@@ -27,7 +27,7 @@ OPTIONS: dict[str, Any] = {
     "version_table": VERSION_TABLE,
     "version_table_schema": SCHEMA,
     "include_schemas": True,
-    # Alembic compares CHECK constraints, by name, only where it is asked to.
+    # Without the second plugin, Alembic does not compare CHECK constraints. It compares them by name.
     "autogenerate_plugins": ["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"],
 }
 CHECKS = {
@@ -39,7 +39,7 @@ CHECKS = {
 
 
 def database_url() -> str:
-    """Return the URL, in the form that makes SQLAlchemy use psycopg 3; the most explicit place wins."""
+    """Return the URL, in the form that makes SQLAlchemy use psycopg 3. The most explicit setting wins."""
     given = (
         context.get_x_argument(as_dictionary=True).get("url")
         or config.attributes.get("url")
@@ -54,7 +54,7 @@ def database_url() -> str:
     try:
         url = make_url(given)
     except (ArgumentError, ValueError):
-        # The error quotes the URL, and with it a password.
+        # The original error quotes the URL, which may contain a password.
         raise CommandError("the database URL cannot be parsed; write postgresql://user@host/database") from None
     if url.drivername not in {"postgresql", "postgres", "postgresql+psycopg"}:
         raise CommandError(f"the database URL must begin with postgresql://, not {url.drivername}://")
@@ -62,22 +62,23 @@ def database_url() -> str:
 
 
 def include_name(name: str | None, kind: str, parents: Any) -> bool:  # noqa: ANN401 - Alembic's mapping
-    """Look at the tables of this library only; others in the schema belong to the rest of the command bus."""
+    """Look only at the tables of this library. Other tables in the schema belong to the rest of the command bus."""
     if kind == "schema":
         return name == SCHEMA
     if kind == "table":
         return parents["schema_qualified_table_name"] in metadata.tables
     if kind == "check_constraint":
-        return name in CHECKS  # others were added by whoever made the tables by hand
+        return name in CHECKS  # tables that were created by hand may have others
     return True
 
 
 @contextmanager
 def search_path_pinned(connection: Connection) -> Generator[None]:
-    """Let only `pg_catalog` answer for functions and operators, and keep this schema off the search path.
+    """Set the search path to `pg_catalog` only, until the transaction ends.
 
-    A function in another schema that fits an argument's type better than the server's would be called as the migrator's
-    role. And if this schema were on the path, its tables would be reflected without it, and taken for others.
+    Otherwise a function in another schema could be called with the migrator's rights, if its argument types fit better
+    than those of the server's own function. And if this schema were on the path, Alembic would see its tables without
+    the schema's name, and take them for other tables.
     """
     set_path = text("SELECT pg_catalog.set_config('search_path', :path, true)")  # until the transaction ends
     before, default = connection.scalar(text("SHOW search_path")), connection.dialect.default_schema_name
@@ -85,29 +86,29 @@ def search_path_pinned(connection: Connection) -> Generator[None]:
     connection.dialect.default_schema_name = "pg_catalog"
     try:
         yield
-        connection.execute(set_path, {"path": before})  # an error undoes it, with the rest of the transaction
+        connection.execute(set_path, {"path": before})  # after an error, the rollback does this
     finally:
         connection.dialect.default_schema_name = default
 
 
 def migrate(connection: Connection) -> None:
     with search_path_pinned(connection):
-        # Several workers that start at once may all want to upgrade: one does, the others then find nothing left to do.
+        # If several workers start at once and all upgrade, one does the work. The others wait, and have nothing to do.
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('commandbus_process.alembic', 0))"))
-        # Alembic does not make the schema of its own version table. Asked first, because CREATE SCHEMA IF NOT EXISTS
-        # needs the right to create schemas even if there is nothing to create.
+        # Alembic does not create the schema of its own version table. Look first, because CREATE SCHEMA IF NOT EXISTS
+        # needs the right to create schemas even if the schema exists.
         if not inspect(connection).has_schema(SCHEMA):
             connection.execute(CreateSchema(SCHEMA, if_not_exists=True))
         context.configure(connection=connection, include_name=include_name, **OPTIONS)
         try:
             with context.begin_transaction(), warnings.catch_warnings():
-                # SQLAlchemy and Alembic warn of each CHECK that is NOT VALID, when `alembic check` reads the tables.
+                # When `alembic check` reads the tables, SQLAlchemy and Alembic warn about each CHECK that is NOT VALID.
                 warnings.filterwarnings("ignore", "Can't validate argument '(dialect_options|not_valid)'", SAWarning)
                 context.run_migrations()
         except DBAPIError as error:
             if not isinstance(error.orig, RaiseException):
                 raise
-            # A revision refuses to run, and says why: that is a message for a person, not a traceback.
+            # A revision raised an error that explains why it cannot run. Print its message, without a traceback.
             raise CommandError(str(error.orig).partition("\nCONTEXT:")[0]) from error
 
 
@@ -118,7 +119,7 @@ def run_online() -> None:
         return
     # SQLAlchemy looks for hstore when it connects, before the search path is pinned. No column here has that type.
     engine = create_engine(database_url(), poolclass=pool.NullPool, use_native_hstore=False)
-    # Everything in one transaction that is begun here: Alembic joins it instead of committing a part of it.
+    # Everything runs in one transaction that begins here. Alembic joins it, and does not commit a part of it.
     with engine.connect() as connection, connection.begin():
         migrate(connection)
 

@@ -1,4 +1,4 @@
-"""Python arguments, checked, and turned into columns."""
+"""Check the arguments of the repository's methods, and turn them into columns."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
@@ -32,19 +32,19 @@ CheckedT = TypeVar("CheckedT")
 
 
 def _adapter(model: type[BaseModel], names: Iterable[str]) -> TypeAdapter[dict[str, Any]]:
-    """Return what checks the named fields of a model, and gives them as a dictionary.
+    """Return an adapter that checks the named fields of a model, and returns them as a dictionary.
 
-    JSON is left out: it is turned into text, and checked by that.
+    JSON fields are left out. They are checked when they are turned into text.
     """
     hints = get_type_hints(model, include_extras=True)
-    make: Any = TypedDict  # type checkers want one that is written down
+    make: Any = TypedDict  # type checkers accept only a TypedDict with literal fields
     typed_dict: Any = make(model.__name__, {name: hints[name] for name in names if name not in JSON})
     typed_dict.__pydantic_config__ = ConfigDict(hide_input_in_errors=True)
     return TypeAdapter(typed_dict)
 
 
 _NEW_PROCESS = _adapter(ProcessMetadata, (*SAVED, "version"))
-# The type is not checked here: other software may have written an empty one.
+# The process type is not checked here, because other software may have written an empty one.
 _CHANGED_PROCESS = _adapter(ProcessMetadata, (*UPDATED, "version"))
 STORED_PROCESS = _adapter(ProcessMetadata, ProcessMetadata.model_fields)
 _LOGGED_ENTRY = _adapter(ProcessAuditEntry, ENTRY)
@@ -57,42 +57,42 @@ _FILTER = {
 
 
 def checked(adapter: TypeAdapter[CheckedT], field: str, value: CheckedT) -> CheckedT:
-    """Return an argument as its type has it, a time in UTC for example.
+    """Return an argument as its adapter converts it: a time in UTC, for example.
 
     Raises:
-        InvalidInputError: It is not of its type, or cannot be stored.
+        InvalidInputError: It has the wrong type, or cannot be stored.
     """
     try:
         return adapter.validate_python(value, strict=True)
     except ValidationError as error:
-        # The original, which stays in __context__, quotes values; tracebacks do not print it then.
+        # `from None`: the original error quotes values. It stays in __context__, but tracebacks do not print it.
         raise InvalidInputError(field, explain(error)) from None
 
 
 def check_uuid(field: str, value: UUID) -> None:
-    """Refuse what is no UUID: the text of one, for example."""
+    """Reject what is not a UUID, for example the text of a UUID."""
     if not isinstance(value, UUID):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
         raise InvalidInputError(field, f"must be a UUID, not {type(value).__name__}")
 
 
 def check_key(domain: str, process_id: UUID) -> None:
-    """Refuse what cannot be the key of a process."""
+    """Reject what cannot be the key of a process."""
     checked(NAME, "domain", domain)
     check_uuid("process_id", process_id)
 
 
 def check_process(process: object) -> None:
-    """Refuse what is no process."""
+    """Reject what is not a process."""
     if not isinstance(process, ProcessMetadata):
         raise InvalidInputError("process", f"must be a ProcessMetadata, not {type(process).__name__}")
 
 
 def check_loggable(entry: ProcessAuditEntry) -> None:
-    """Refuse an entry that names no command, or has half a reply."""
+    """Reject an entry that cannot be logged: without a command type, with half a reply, or if it undoes itself."""
     if not isinstance(entry, ProcessAuditEntry):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
         raise InvalidInputError("entry", f"must be a ProcessAuditEntry, not {type(entry).__name__}")
     if entry.compensates is not None and entry.compensates == entry.command_id:
-        raise InvalidInputError("entry.compensates", "is the entry's own command")
+        raise InvalidInputError("entry.compensates", "is the entry's own command_id")
     if not entry.command_type:
         raise InvalidInputError("entry.command_type", "must not be empty in an entry that is logged")
     if entry.reply_outcome is None and (entry.reply_data is not None or entry.received_at is not None):
@@ -103,16 +103,16 @@ def _validated(argument: str, adapter: TypeAdapter[dict[str, Any]], fields: dict
     try:
         return adapter.validate_python(fields)
     except ValidationError as error:
-        # The original, which stays in __context__, quotes values; tracebacks do not print it then.
+        # `from None`: the original error quotes values. It stays in __context__, but tracebacks do not print it.
         raise InvalidInputError(argument, explain(error)) from None
 
 
 def _columns(
     argument: str, model: BaseModel, adapter: TypeAdapter[dict[str, Any]], names: Iterable[str]
 ) -> dict[str, Any]:
-    """Return columns of a model, JSON as text, without the state, whose type the repository knows.
+    """Return columns of a model, JSON as text. The state is left out: only the repository knows its type.
 
-    They are checked once more: `model_copy` and `model_construct` do not check them.
+    The fields are checked again, because `model_copy` and `model_construct` do not check them.
     """
     values = vars(model)
     given = {name: values[name] for name in names if name in values and name not in JSON}
@@ -142,7 +142,7 @@ def _process_columns(
 
 
 def entry_columns(entry: ProcessAuditEntry) -> dict[str, Any]:
-    """Return the columns of an entry. A reply without a time was received now."""
+    """Return the columns of an entry. If its reply has no time, that is the current time."""
     columns = _columns("entry", entry, _LOGGED_ENTRY, ENTRY)
     if entry.reply_outcome is not None and columns["received_at"] is None:
         columns["received_at"] = datetime.now(UTC)
@@ -158,16 +158,17 @@ def reply_columns(
 ) -> dict[str, Any]:
     """Return the columns that record a reply.
 
-    A reply without a time was received now, but before the commands that it causes were sent.
+    If the reply has no time, that is the current time or, if it is earlier, the first `sent_at` of the commands that
+    the reply causes.
 
     Args:
-        argument: What to call the reply in an error.
-        reply: What came.
+        argument: The name of the reply in an error.
+        reply: The reply.
         causes: The commands that are sent because of it.
     """
     if isinstance(reply, ProcessAuditEntry):
         if reply.reply_outcome is None:
-            raise InvalidInputError(f"{argument}.reply_outcome", "must be given in a reply")
+            raise InvalidInputError(f"{argument}.reply_outcome", "must not be None in a reply")
         outcome, data = reply.reply_outcome, reply.reply_data
     elif isinstance(reply, StepReply):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
         outcome, data = reply.outcome, reply.data
@@ -187,7 +188,7 @@ def as_entries(sent: object) -> list[ProcessAuditEntry]:
     if isinstance(sent, ProcessAuditEntry):
         return [sent]
     if not isinstance(sent, Iterable):
-        raise InvalidInputError("sent", f"must be an entry or several, not {type(sent).__name__}")
+        raise InvalidInputError("sent", f"must be one entry or an iterable of entries, not {type(sent).__name__}")
     entries = list(cast("Iterable[object]", sent))
     for position, entry in enumerate(entries):
         if not isinstance(entry, ProcessAuditEntry):
@@ -196,14 +197,14 @@ def as_entries(sent: object) -> list[ProcessAuditEntry]:
 
 
 def in_path(path: str, error: InvalidInputError) -> InvalidInputError:
-    """Return the error with where the argument stands: `sent[1].command_data` for `entry.command_data`."""
+    """Return the error with the argument's position in its field: `sent[1].command_data` for `entry.command_data`."""
     argument, _, field = error.field.partition(".")
     field = field if argument in {"entry", "process"} else error.field
     return InvalidInputError(f"{path}.{field}" if field else path, error.reason)
 
 
 def checked_filter(wanted: ProcessFilter) -> dict[str, Any]:
-    """Return the conditions of a filter that are given, by their names; statuses as `sorted_statuses`."""
+    """Return the conditions of a filter that are not `None`, by their names, and its statuses sorted."""
     given: dict[str, Any] = {"statuses": sorted_statuses(wanted.statuses)}
     for name, adapter in _FILTER.items():
         value = checked(adapter, name, getattr(wanted, name))
@@ -213,7 +214,10 @@ def checked_filter(wanted: ProcessFilter) -> dict[str, Any]:
 
 
 def sorted_statuses(statuses: Collection[ProcessStatus]) -> tuple[str, ...]:
-    """Return the stored values, each once and always in one order: the fewer statements, the more are prepared."""
+    """Return the stored values, sorted and without duplicates.
+
+    So the same set of statuses always is the same statement. The fewer statements there are, the more are prepared.
+    """
     if isinstance(statuses, str):
         raise InvalidInputError("statuses", f"must be a collection of statuses, such as [{statuses!r}]")
     try:
@@ -223,14 +227,14 @@ def sorted_statuses(statuses: Collection[ProcessStatus]) -> tuple[str, ...]:
 
 
 def unreadable_handler(on_unreadable: OnUnreadable) -> Callable[[StoredDataError], object]:
-    """Return what to do with the error about a row that cannot be read."""
+    """Return the function to call with the error about a row that cannot be read."""
     if callable(on_unreadable):
         return on_unreadable
     if on_unreadable == "skip":
         return _skip
     if on_unreadable == "raise":
         return _raise
-    raise InvalidInputError("on_unreadable", 'must be "raise", "skip" or something to call with the error')
+    raise InvalidInputError("on_unreadable", 'must be "raise", "skip" or a function that takes the error')
 
 
 def _skip(error: StoredDataError) -> None:
@@ -241,4 +245,4 @@ def _raise(error: StoredDataError) -> NoReturn:
     try:
         raise error
     finally:
-        del error  # else it, its traceback and this frame would refer to each other
+        del error  # otherwise the error, its traceback and this frame would refer to each other

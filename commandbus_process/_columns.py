@@ -1,4 +1,4 @@
-"""Lists of columns by who sets them and by what they hold, made from the tables."""
+"""The lists of columns, by who sets them and by what they hold. All are derived from the tables."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,7 +12,7 @@ from commandbus_process.tables import SetBy, process, process_audit
 def names(columns: Iterable[Column[Any]]) -> tuple[str, ...]:
     """Return the names of columns as plain strings.
 
-    SQLAlchemy's names are of a class of its own. As keys of an object, Pydantic takes 20 times as long to write them.
+    SQLAlchemy's names are instances of a subclass of `str`. Pydantic takes 20 times as long to write them as keys.
     """
     return tuple(str(column.name) for column in columns)
 
@@ -27,7 +27,7 @@ COMMAND_KEY = (*PROCESS_KEY, "command_id")
 SAVED = _set_by(process, SetBy.SAVE)
 UPDATED = _set_by(process, SetBy.UPDATE)
 WRITTEN_BY_UPDATE = _set_by(process, SetBy.UPDATE, SetBy.DATABASE)
-"""What an UPDATE of a process writes, with what the database sets in it."""
+"""The columns that an UPDATE of a process writes, with those that the database sets in it."""
 
 LOGGED = _set_by(process_audit, SetBy.COMMAND, SetBy.REPLY)
 ENTRY = tuple(name for name in LOGGED if name not in PROCESS_KEY)
@@ -36,10 +36,11 @@ REPLY = _set_by(process_audit, SetBy.REPLY)
 _COLUMNS = (*process.c, *process_audit.c)
 TIMES = frozenset(names(column for column in _COLUMNS if isinstance(column.type, DateTime)))
 JSON = frozenset(names(column for column in _COLUMNS if isinstance(column.type, JSONB)))
-"""Columns whose values travel as JSON text."""
+"""Columns whose values are sent and read as JSON text."""
 
-# Times are not compared: a message that is delivered again is handled at another time.
+# The columns that are compared to recognise a redelivery. Times are not among them: a redelivered message is handled
+# at another time.
 SAME_PROCESS = tuple(name for name in UPDATED if name not in TIMES)
 SAME_REPLY = tuple(name for name in REPLY if name not in TIMES)
 SAME_COMMAND = tuple(name for name in ENTRY if name not in {*TIMES, *REPLY, *COMMAND_KEY})
-"""What two entries with one command id have in common if they are the same command."""
+"""The columns that are compared if two entries have the same command id."""

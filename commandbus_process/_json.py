@@ -1,4 +1,4 @@
-"""JSON text as PostgreSQL's `jsonb` takes it: everything that it would refuse, or silently change, is refused here."""
+"""Write and read JSON for PostgreSQL's `jsonb`, and reject what `jsonb` would reject or silently change."""
 
 import json
 import re
@@ -17,32 +17,32 @@ _STRICT = ConfigDict(allow_inf_nan=False, hide_input_in_errors=True)
 JSON_OBJECT: TypeAdapter[JsonObject] = TypeAdapter(JsonObject, config=_STRICT)
 _JSON_VALUE: TypeAdapter[JsonValue] = TypeAdapter(JsonValue, config=_STRICT)
 
-# In JSON text a NUL is written \u0000, with an even number of backslashes before it.
+# In JSON text, a NUL is \u0000 with an even number of backslashes before it.
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*+\\u0000")
 
 LONGEST = 268_435_455
-"""The most bytes that `jsonb` can hold: the length of an element has 28 bits."""
+"""The maximum number of bytes in `jsonb`: the length of an element has 28 bits."""
 
-# How Pydantic writes exponents that are not negative ("e+" in 1e+16), taken from what it writes: another version may
-# leave out the sign.
+# How this version of Pydantic writes an exponent that is not negative: "e+" in 1e+16. Another version may write no
+# sign, so it is taken from Pydantic's own output.
 _EXPONENT = to_json(1e16).decode().strip(".0123456789")
 
-# Texts are matched too, so that what looks like a number inside one is passed over. `++` never gives back what it took:
-# without it a long text would be searched again from each of its characters.
+# The pattern matches JSON strings, too, so that numbers inside a string are skipped. `++` never backtracks: with `+`, a
+# long string would be searched again from each of its characters.
 _TOKEN = re.compile(
     r'"(?:[^"\\]++|\\.)*+"|(?P<number>-?\d++(?:\.\d++)?[eE]\+?\d++)|(?P<constant>-?(?:NaN|Infinity))', re.DOTALL
 )
 
 
 def as_stored(text: str) -> str:
-    """Return JSON text with its numbers as `jsonb` gives them back: without an exponent.
+    """Return JSON text with its numbers as `jsonb` returns them: without an exponent.
 
-    A float without a fraction has none then either, and is read as an integer: `1e23` comes back as `10**23`.
+    So a float such as `1e23`, which is written without a fraction, comes back as the integer `10**23`.
 
     Raises:
-        ValueError: It has a NaN or an infinity, which JSON does not know.
+        ValueError: It has a NaN or an infinity, which JSON does not have.
     """
-    # Nearly all texts end here: a search for a word takes a tenth of the time of one for a pattern.
+    # Nearly all texts return here. Searching for a word takes a tenth of the time of searching for a pattern.
     if _EXPONENT not in text and "NaN" not in text and "Infinity" not in text:
         return text
     return _TOKEN.sub(_stored_token, text)
@@ -55,7 +55,7 @@ def _stored_token(token: re.Match[str]) -> str:
 
 
 def check_finite(text: str) -> None:
-    """Look for numbers beyond floats, which are read as infinite.
+    """Check that no number is beyond the range of a float. Such a number would be read as infinity.
 
     Raises:
         ValidationError: There is one.
@@ -64,41 +64,42 @@ def check_finite(text: str) -> None:
 
 
 def json_object(text: str) -> JsonObject:
-    """Return the object that stored JSON text is, quickly.
+    """Return the object in stored JSON text. This is the fast path: numbers are not checked.
 
     Raises:
-        ValueError: It is none, or it nests too deep.
+        ValueError: It is not a JSON object, or is nested too deeply.
     """
     value: object = from_json(text)
     if not isinstance(value, dict):
-        raise ValueError("is no JSON object")  # noqa: TRY004 - a stored value that does not fit, as others do
+        raise ValueError("is not a JSON object")  # noqa: TRY004 - like every other stored value that does not fit
     return cast("JsonObject", value)
 
 
-# The parser makes infinity of a number beyond floats. As `jsonb` writes numbers without an exponent, such a number has
-# at least as many digits as the largest float.
+# The parser turns a number beyond floats into infinity. `jsonb` writes numbers without an exponent, so such a number
+# has at least as many digits as the largest float.
 _DIGITS = 309
-# It begins where no digit stands before: searched from each digit of a long run, 5 MB of them took 2.3 s.
+# A match can begin only where no digit precedes. Without that, the search starts again at each digit of a long number:
+# 2.3 s for 5 MB of digits.
 _LONG_NUMBER = re.compile(rf"(?<!\d)\d{{{_DIGITS}}}")
 
 
 def check_numbers(texts: Iterable[str | None]) -> None:
-    """Look for numbers beyond floats in stored JSON.
+    """Check that stored JSON has no numbers beyond floats.
 
     Raises:
         ValueError: There may be one.
     """
     for text in texts:
-        # A run of so many digits has one at one of these places, which are few.
+        # Look at every 309th character first. A number of 309 digits has a digit at one of these positions.
         if text is not None and any(map(str.isdigit, text[_DIGITS - 1 :: _DIGITS])) and _LONG_NUMBER.search(text):
             raise ValueError("has a number that may be beyond floats")
 
 
 def check_text(encoded: bytes, field: str) -> str:
-    """Return JSON text, if `jsonb` can hold it.
+    """Return JSON text, if `jsonb` can store it.
 
     Raises:
-        InvalidInputError: It is too long, or has a NUL character in it.
+        InvalidInputError: It is too long, or has a NUL character.
     """
     if len(encoded) > LONGEST:
         raise InvalidInputError(field, f"is too long: {len(encoded)} bytes of JSON, and jsonb holds {LONGEST}")
@@ -109,39 +110,39 @@ def check_text(encoded: bytes, field: str) -> str:
 
 
 def json_object_text(value: object, field: str) -> str:
-    """Turn a JSON object into text that is sure to be read as the same object again.
+    """Turn a JSON object into text that will be read as the same object again.
 
     Args:
-        value: A dictionary of the types that JSON has, and no others: not a tuple, a datetime, a key that is no string.
-        field: What to call the value in an error.
+        value: A dictionary that has only JSON's own types: no tuple, no datetime, only strings as keys.
+        field: The name of the value in an error.
 
     Raises:
-        InvalidInputError: JSON or `jsonb` cannot hold the value: also NaN, infinity, a NUL character, a lone surrogate,
-            a cycle, a number of more than 4,300 digits, a float that would come back as an integer, or more levels than
-            can be read again.
+        InvalidInputError: JSON or `jsonb` cannot store the value. Examples are NaN, infinity, a NUL character, a lone
+            surrogate, a cycle, a number of more than 4,300 digits, a float that would come back as an integer, and more
+            levels than can be read again.
     """
     try:
-        # Pydantic's writer takes more than JSON. So what is read from its text must be the value again.
+        # Pydantic's writer accepts more than JSON's types. So its text is read again, and must give the same value.
         text = check_text(to_json(value, inf_nan_mode="constants"), field)
         read = from_json(text, allow_inf_nan=False)
         if isinstance(read, dict) and as_stored(text) == text and read == value:
             return text
     except InvalidInputError:
         raise
-    except Exception:  # noqa: BLE001, S110 - whatever it is, _why_refused looks for it
+    except Exception:  # noqa: BLE001, S110 - whatever it is, _why_refused finds out
         pass
     raise InvalidInputError(field, _why_refused(value))
 
 
 def _why_refused(value: object) -> str:
-    """Say why an object cannot be stored, without anything of it."""
+    """Return why an object cannot be stored. The text quotes nothing of the object."""
     try:
         _JSON_VALUE.validate_python(value)
         text = json.dumps(value, allow_nan=False, ensure_ascii=False)
-        # Pydantic's own writer replaces a lone surrogate in a key by U+FFFD; encoding finds it.
+        # Encoding finds a lone surrogate. Pydantic's writer would replace it in a key by U+FFFD.
         text.encode()
         JSON_OBJECT.validate_json(text)
-        another = "would come back as another value; use the types that JSON has, and no others"
+        another = "would come back as another value; use only the types that JSON has"
         return another if as_stored(text) == text else NUMBER_CHANGES
     except ValidationError as error:
         return explain_json(error)
@@ -158,12 +159,12 @@ NUMBER_CHANGES = (
 
 
 def json_array(texts: Iterable[str]) -> str:
-    """Put JSON texts into a JSON array."""
+    """Return JSON texts as one JSON array."""
     return f"[{','.join(texts)}]"
 
 
 def json_row(row: Mapping[str, Any], json_columns: Collection[str]) -> str:
-    """Return a row as a JSON object; the JSON columns are JSON text already."""
+    """Return a row as a JSON object. The values of the JSON columns are JSON text already."""
     texts = [f'"{name}":{row[name]}' for name in json_columns if row.get(name) is not None]
     plain = {name: value for name, value in row.items() if name not in json_columns}
     return ",".join([to_json(plain).decode()[:-1], *texts]) + "}"

@@ -1,15 +1,18 @@
-"""The logger `commandbus_process`. The facts are in `extra`; no state, payload or URL is anywhere."""
+"""The logger `commandbus_process`, and all of its messages.
+
+The facts are in `extra`. No message and no `extra` contains a state, a payload or a URL.
+"""
 
 import logging
 from uuid import UUID
 
 logger = logging.getLogger("commandbus_process")
 
-# `extra` must not have a name that LogRecord has itself, such as `process`: logging raises KeyError then.
+# `extra` must not use a name of LogRecord's own attributes, such as `process`: logging would raise KeyError.
 
 
 def retried(attempt: int, sqlstate: str | None, key: tuple[str, UUID] | None) -> None:
-    """Report that a method without `conn` lost a race and runs again. Usual under load, so at DEBUG."""
+    """Report that a method without `conn` lost a race and runs again. This is normal under load, so it is DEBUG."""
     domain, process_id = key or (None, None)
     logger.debug(
         "attempt %d lost a race with another transaction (%s); it is run again",
@@ -27,7 +30,7 @@ def rerun(attempt: int, error: Exception) -> None:
 
 
 def redelivered(operation: str, domain: str, process_id: UUID, command_id: UUID | None = None) -> None:
-    """Report that a call found everything written already.
+    """Report that a call was a redelivery: everything was written already.
 
     Args:
         operation: The name of the method.

@@ -1,4 +1,4 @@
-"""Why a value was refused, in words that quote nothing of it: it may be secret.
+"""Explain why a value was rejected, without quoting any part of it: it may be secret.
 
 Pydantic's messages quote values even with `hide_input_in_errors`: the tag of a union, the keys of a dictionary in the
 path to an error, the text of a validator.
@@ -15,9 +15,9 @@ from commandbus_process.models import MESSAGES, ProcessAuditEntry, ProcessMetada
 
 OWN_FIELDS = frozenset({*ProcessMetadata.model_fields, *ProcessAuditEntry.model_fields})
 
-# What the placeholders of Pydantic's messages stand for, where that comes from the type. The others ("error", "tag",
-# "actual_length") come from the value.
-_OF_THE_TYPE = frozenset(
+# The placeholders in Pydantic's messages whose text comes from the type. The text of all others ("error", "tag",
+# "actual_length") comes from the value.
+_FROM_THE_TYPE = frozenset(
     {"attribute", "class", "class_name", "discriminator", "expected", "expected_plural", "expected_schemes"}
     | {"expected_version", "method_name", "pattern"}
     | {"decimal_places", "max_digits", "max_length", "min_length", "whole_digits"}
@@ -29,12 +29,12 @@ Path: TypeAlias = tuple[int | str, ...]
 
 
 def explain(error: Exception, declared: Collection[str] = OWN_FIELDS) -> str:
-    """Say what was refused and where.
+    """Return what was rejected, and where.
 
     Args:
-        error: What was raised. Of anything but a Pydantic error, only the class is named.
-        declared: The names that the type has. Others in the path are keys of dictionaries or extra fields, which are
-            data, and become `*`.
+        error: The error. If it is not a Pydantic error, only its class is named.
+        declared: The names that the type declares. Other names in the path are keys of dictionaries or extra fields.
+            These are data, and are shown as `*`.
     """
     if not isinstance(error, ValidationError):
         return f"raised {type(error).__name__}"
@@ -42,8 +42,8 @@ def explain(error: Exception, declared: Collection[str] = OWN_FIELDS) -> str:
 
 
 def explain_json(error: ValidationError) -> str:
-    """Say what was refused in a JSON value, and where: its keys are all data."""
-    # Before each key or position, Pydantic names the alternative that it tried.
+    """Return what was rejected in a JSON value, and where. All keys are data, and are shown as `*`."""
+    # In the path, Pydantic names the alternative that it tried before each key or position.
     return _joined(
         error, lambda path: (part if kind == "list" else "*" for kind, part in zip(path[::2], path[1::2], strict=False))
     )
@@ -51,9 +51,11 @@ def explain_json(error: ValidationError) -> str:
 
 def _joined(error: ValidationError, shown: Callable[[Path], Iterable[object]], most: int = 3) -> str:
     found = error.errors(include_url=False, include_input=False)
-    told = [f"{'.'.join(map(str, shown(item['loc'])))}: {_message(item)}".removeprefix(": ") for item in found[:most]]
-    more = len(found) - len(told)
-    return "; ".join(told) + (f" (and {more} more)" if more > 0 else "")
+    shown_errors = [
+        f"{'.'.join(map(str, shown(item['loc'])))}: {_message(item)}".removeprefix(": ") for item in found[:most]
+    ]
+    more = len(found) - len(shown_errors)
+    return "; ".join(shown_errors) + (f" (and {more} more)" if more > 0 else "")
 
 
 def _message(item: ErrorDetails) -> str:
@@ -61,11 +63,11 @@ def _message(item: ErrorDetails) -> str:
     if kind in MESSAGES:
         return MESSAGES[kind]
     if kind == "json_invalid" and "recursion limit" in item["msg"]:
-        return "nests too deep to be read"
+        return "is nested too deeply to be read"
     try:
-        # Rendered anew: the validator of a model may raise an error of the same type with a text of its own.
+        # Made from Pydantic's own template: a model's validator may raise an error of the same type with its own text.
         known = PydanticKnownError(kind, item.get("ctx"))
-        if _OF_THE_TYPE.issuperset(_PLACEHOLDER.findall(known.message_template)):
+        if _FROM_THE_TYPE.issuperset(_PLACEHOLDER.findall(known.message_template)):
             return known.message()
     except (KeyError, TypeError, ValueError):
         pass
@@ -73,7 +75,7 @@ def _message(item: ErrorDetails) -> str:
 
 
 def declared_names(schema: object) -> Iterator[str]:
-    """Find all names in a Pydantic schema: of fields, their aliases, classes, and tags of unions."""
+    """Yield all names in a Pydantic schema: fields and their aliases, classes, and tags of unions."""
     if isinstance(schema, (list, tuple)):
         for each in cast("list[object]", schema):
             yield from declared_names(each)

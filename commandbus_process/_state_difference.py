@@ -1,8 +1,8 @@
-"""Where a state that was read back differs from the one that was written.
+"""Find where a state that was read back differs from the state that was written.
 
-Equality does not show it: a model's `__eq__` may compare ids only, a time in the hour that a clock repeats equals none
-in another zone, and a time of day equals itself without its zone. So objects are compared part by part, and `==`
-decides only about values that have no parts.
+`==` does not suffice. A model's `__eq__` may compare only ids. A time in the hour that the clock repeats equals no time
+in another zone. A time of day equals itself without its zone. So objects are compared part by part, and `==` decides
+only about values without parts.
 """
 
 from collections import OrderedDict, deque
@@ -21,9 +21,9 @@ from commandbus_process._json import NUMBER_CHANGES
 
 
 class Difference(NamedTuple):
-    """Where something differs, and how.
+    """Where two values differ, and how.
 
-    Parts of the path may be keys of dictionaries or names of extra fields, which are data.
+    The path may contain keys of dictionaries and names of extra fields. These are data.
     """
 
     path: tuple[object, ...]
@@ -33,7 +33,8 @@ class Difference(NamedTuple):
 _REMEDY = "give it a type that says what it is, or leave it out of the state"
 _ANOTHER = Difference((), f"would come back as another value; {_REMEDY}")
 
-# If two of these are equal, nothing differs. (A datetime without a zone equals none with one; a time does not care.)
+# If two values of one of these types are equal, they do not differ. (`time` is not among them: a time without a zone
+# can equal a time with one. A datetime cannot.)
 _PLAIN = frozenset({str, int, bool, type(None), float, bytes, UUID, Decimal, date, datetime, timedelta})
 _ABSENT = object()
 
@@ -78,7 +79,7 @@ def _first(parts: Iterable[tuple[object, Any, Any]]) -> Difference | None:
 def _between_sequences(written: Sequence[Any], read: Sequence[Any]) -> Difference | None:
     if len(written) != len(read):
         return _ANOTHER
-    # Long lists are mostly of plain values. Compared at once, these take a tenth of the time.
+    # Long lists mostly have plain values. Comparing them all at once takes a tenth of the time.
     types = list(map(type, written))
     if _PLAIN.issuperset(types) and types == list(map(type, read)) and written == read:
         return None
@@ -92,7 +93,7 @@ def _between_dicts(written: Mapping[Any, Any], read: Mapping[Any, Any]) -> Diffe
         return _ANOTHER
     if set(map(type, written)) <= {str}:
         return _first((key, value, read[key]) for key, value in written.items())
-    # Keys that are equal may differ: 1 equals True.
+    # Equal keys may differ: 1 equals True.
     keys = {key: key for key in read}
     return _first(("*", key, keys[key]) for key in written) or _first(
         ("*", value, read[key]) for key, value in written.items()
@@ -100,7 +101,7 @@ def _between_dicts(written: Mapping[Any, Any], read: Mapping[Any, Any]) -> Diffe
 
 
 def _between_sets(written: AbstractSet[Any], read: AbstractSet[Any]) -> Difference | None:
-    # Elements that are equal may differ too, and a time may equal nothing but the same instant in UTC.
+    # Equal elements may differ, too. And the same time may be unequal in two zones, so times are compared in UTC.
     elements = {_instant(each): each for each in read}
     if len(written) != len(read) or {_instant(each) for each in written} != elements.keys():
         return _ANOTHER
@@ -110,11 +111,11 @@ def _between_sets(written: AbstractSet[Any], read: AbstractSet[Any]) -> Differen
 def _between_models(written: BaseModel, read: BaseModel) -> Difference | None:
     values, read_values = vars(written), vars(read)
     for name, field in type(written).__pydantic_fields__.items():
-        # Fields that a model excludes, and its private attributes, are not stored, and so not compared.
+        # Excluded fields and private attributes are not stored, so they are not compared.
         if field.exclude:
             continue
         value, read_value = values[name], read_values[name]
-        # Most end here: they are plain, and not worth a call.
+        # Most fields are plain and equal. Comparing them here saves a call.
         if type(value) in _PLAIN and type(value) is type(read_value) and value == read_value:
             continue
         found = difference(value, read_value)
@@ -134,7 +135,7 @@ def _same_leaf(written: Any, read: Any) -> bool:  # noqa: ANN401 - any value
         return True
     equality: object = type(written).__eq__
     if equality is object.__eq__ and not isinstance(written, Enum):
-        return True  # It equals nothing but itself. Its text, which is compared too, has to do.
+        return True  # An object without `__eq__` equals only itself. The caller compares the written text as well.
     return bool(written != written and read != read)  # noqa: PLR0124 - NaN
 
 

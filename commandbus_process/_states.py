@@ -1,4 +1,4 @@
-"""The state of a process between Python and JSON text: which type it has, how it is written, how it is read."""
+"""Turn states into JSON text and back, by the types that a repository declares."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
@@ -15,8 +15,8 @@ from commandbus_process._state_types import Declared, writer
 from commandbus_process.errors import InvalidInputError
 from commandbus_process.models import JsonObject, ProcessMetadata, StateT
 
-# A model's validators and serialisers may raise anything. What they say, and Pydantic's messages, may quote a state. So
-# the errors here are raised `from None`: the original stays in `__context__`, which tracebacks do not print then.
+# A model's validators and serialisers may raise anything. Their messages, and Pydantic's, may quote a state. So the
+# errors here are raised `from None`: the original stays in `__context__`, but tracebacks do not print it.
 
 
 class StateType:
@@ -24,10 +24,10 @@ class StateType:
 
     Args:
         declared: The type.
-        what: What to call it in an error.
+        what: The name of the type in an error.
 
     Raises:
-        TypeError: It is no type that a state can have.
+        TypeError: A state cannot have this type.
     """
 
     def __init__(self, declared: object, what: str = "state_type") -> None:
@@ -37,10 +37,10 @@ class StateType:
         self.metadata_type: type[ProcessMetadata[Any]] = generic[declared]
         adapters = self._declared.adapters()
         self._adapter = adapters[0]
-        # A round trip leaves out what a model computes, which it may forbid to be given. A warning is about a value
-        # that is not of its field's type.
+        # `round_trip` leaves out computed fields, which a model may reject as input. Pydantic warns if a value does not
+        # have its field's type. Here that is an error.
         self._dump = partial(writer(self._adapter), round_trip=True, warnings="error")
-        # Names as well as aliases, since the model's own configuration decides which of them it writes.
+        # Read by name and by alias: the model's own configuration decides which of them it writes.
         self._readers = [partial(each.validate_json, by_alias=True, by_name=True) for each in adapters]
 
     @cached_property
@@ -49,11 +49,11 @@ class StateType:
 
     @property
     def read(self) -> Callable[[str], object]:
-        """What turns JSON text into a state."""
+        """The function that turns JSON text into a state."""
         return self._readers[0]
 
     def read_checked(self, text: str) -> object:
-        """Turn stored JSON text into a state, and check all of it. Whatever this raises, `explain` can explain."""
+        """Turn stored JSON text into a state, and check all of it. It may raise anything; pass that to `explain`."""
         state = self._read_fully(text)
         check_finite(text)
         return state
@@ -62,11 +62,11 @@ class StateType:
         return self.read(text)
 
     def explain(self, error: Exception) -> str:
-        """Return why a state could not be read, without anything of it."""
+        """Return why a state could not be read. The text quotes nothing of the state."""
         return explain(error, self._names)
 
     def write(self, state: object) -> str:
-        """Turn a state into JSON text that is sure to become the same state again."""
+        """Turn a state into JSON text that will be read as the same state again."""
         refusal = self._declared.refusal(type(state))
         if refusal is not None:
             raise InvalidInputError("state", refusal)
@@ -94,7 +94,7 @@ class StateType:
     def _why_not_written(self, state: object, error: Exception) -> str:
         if "surrogates not allowed" in str(error):
             return "contains a lone surrogate, which UTF-8 cannot encode"
-        # Pydantic's message names the field and quotes its value. So each field is tried alone.
+        # Pydantic's message names the field, but quotes its value, too. So each field is tried alone.
         own_class: Any = type(state)
         adapter: TypeAdapter[Any] = TypeAdapter(own_class)
         for name in _field_names(state):
@@ -113,7 +113,7 @@ class StateType:
                 "apart; give each a field that names it, such as kind: Literal['order']",
             )
         if different is None:
-            return InvalidInputError("state", "would be written as another text when it has been read back")
+            return InvalidInputError("state", "would be written differently after it was read back")
         path = (str(each) if isinstance(each, int) or each in self._names else "*" for each in different.path)
         return InvalidInputError(".".join(("state", *path)), different.what)
 
@@ -125,7 +125,7 @@ def _field_names(state: object) -> list[str]:
 
 
 class _JsonState(StateType):
-    """States that are JSON objects, where no type is declared."""
+    """The type of states if none is declared: JSON objects."""
 
     def __init__(self) -> None:
         super().__init__(JsonObject)
@@ -147,7 +147,7 @@ class _JsonState(StateType):
 
 
 class _SameForAll(dict[str, StateType]):
-    """One type of state, whatever the process type."""
+    """The same type of state for every process type."""
 
     def __init__(self, state_type: StateType) -> None:
         super().__init__()
@@ -158,10 +158,10 @@ class _SameForAll(dict[str, StateType]):
 
 
 class States(Generic[StateT]):
-    """Writes and reads states of the type, or the types by `process_type`, that a repository was given.
+    """Writes states, and finds the type that reads them, for a repository's `state_type`.
 
     Raises:
-        TypeError: `state_type` is nothing that a state can be.
+        TypeError: `state_type` is not a type that a state can have.
     """
 
     def __init__(self, state_type: object) -> None:
@@ -176,25 +176,25 @@ class States(Generic[StateT]):
         else:
             self._types = _SameForAll(_JsonState() if state_type is None else StateType(state_type))
 
-    def type_of(self, process_type: str) -> StateType:
-        """Return the type that the states of processes of a type have.
+    def find_type(self, process_type: str) -> StateType:
+        """Return the type of state that is declared for a process type.
 
         Raises:
-            KeyError: None is declared for them.
+            KeyError: None is declared.
         """
         return self._types[process_type]
 
     @property
     def process_types(self) -> frozenset[str] | None:
-        """The process types that have a type of state; `None` if all have the same."""
+        """The process types for which a type of state is declared; `None` if all process types have the same."""
         return frozenset(self._types) if self._is_mapping else None
 
     def write(self, process: ProcessMetadata[StateT]) -> str:
-        """Turn the process's state into JSON text, which is sure to be readable again.
+        """Turn the process's state into JSON text that will be read as the same state again.
 
         Raises:
-            InvalidInputError: The state is not of its type, JSON or `jsonb` cannot hold it, or it would come back as
-                something else.
+            InvalidInputError: The state does not have its type, or JSON or `jsonb` cannot store it, or it would come
+                back as something else.
         """
         try:
             state_type = self._types[process.process_type]

@@ -1,9 +1,9 @@
-"""Everything that the repository raises of its own.
+"""The errors of this package.
 
-Errors of the driver and the server that are none of these (connection lost, disk full) pass through as SQLAlchemy
-raises them. After these errors the transaction of a connection that the caller passed in is alive, except where
-PostgreSQL itself aborts it: `TransactionConflictError`, and the cases that `ConcurrentUpdateError` and
-`ProcessLockedError` name.
+Other errors of the driver and the server (connection lost, disk full) pass through as SQLAlchemy raises them.
+
+If you passed a connection, its transaction can go on after an error of this package. The exceptions are those where
+PostgreSQL itself aborts the transaction: `TransactionConflictError`, and the cases that the other classes name.
 """
 
 from collections.abc import Iterable
@@ -19,11 +19,12 @@ class ProcessRepositoryError(Exception):
 
     @property
     def retryable(self) -> bool:
-        """Whether it can help to run the whole transaction again, from its first read on."""
+        """Whether it can help to run the whole transaction again, beginning with its first read."""
         return False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # An exception is copied and pickled by calling its class with `args`, the message; these take facts instead.
+        # Python copies and pickles an exception by calling its class with `args`, the message. The constructors here
+        # take facts instead, so they are not called.
         return _without_init, (type(self), self.args), self.__dict__
 
 
@@ -32,11 +33,15 @@ def _without_init(error_class: type[ProcessRepositoryError], args: tuple[Any, ..
 
 
 class InvalidInputError(ProcessRepositoryError, ValueError):
-    """An argument cannot be stored. Raised before any SQL.
+    """An argument cannot be used or stored. Nothing was written.
+
+    It is raised before any SQL is sent, except in two cases. If `update` or `advance` finds another process type in the
+    row, your transaction can go on. If a value exceeds a limit of the server, your transaction is aborted, unless a
+    bulk method has rolled back to its savepoint.
 
     Attributes:
-        field: The argument or field at fault (`domain`, `entry.command_data`, `state`, `state.token`).
-        reason: What is wrong with it, and where in it (`items.0.price`).
+        field: The argument or field that is wrong (`domain`, `entry.command_data`, `state`, `state.token`).
+        reason: What is wrong, and where in the value (`items.0.price`).
     """
 
     def __init__(self, field: str, reason: str) -> None:
@@ -51,7 +56,7 @@ class ProcessError(ProcessRepositoryError):
     Attributes:
         domain: The process's domain.
         process_id: The process's id within the domain.
-        other_errors: The errors of other items, where a method was given many and found several at fault.
+        other_errors: The errors of other items, if a method for many items found several errors.
     """
 
     other_errors: "tuple[ProcessError, ...]" = ()
@@ -63,29 +68,33 @@ class ProcessError(ProcessRepositoryError):
 
 
 class NothingWrittenError(ProcessError):
-    """The server reports no error and wrote nothing, though nothing is in the way.
+    """Nothing was written, and the library found no reason for it.
 
-    A trigger that returns NULL does that, or a row-level security policy that hides the row.
+    The usual cause is a trigger that returns NULL, or a row-level security policy that hides the row. If only a part of
+    `save` or `advance` was swallowed, its statement fails, so you cannot commit the other part: your transaction is
+    aborted, or rolled back to a savepoint.
     """
 
     def __init__(self, domain: str, process_id: UUID) -> None:
         super().__init__(
-            domain, process_id, "nothing was written, and nothing is in the way: look for a trigger or a row policy"
+            domain,
+            process_id,
+            "the server wrote nothing and reported no conflict; look for a trigger or a row-level security policy",
         )
 
 
 class ProcessAlreadyExistsError(ProcessError):
-    """`save` of a process whose (domain, process_id) is taken. The stored process is untouched."""
+    """The domain already has a process with this id. The stored process is unchanged."""
 
     def __init__(self, domain: str, process_id: UUID) -> None:
         super().__init__(domain, process_id, "exists already; use update() to change it")
 
 
 class ProcessNotFoundError(ProcessError, LookupError):
-    """No such process, or the transaction that saves it is not committed yet. Nothing was written.
+    """The process does not exist, or the transaction that saves it is not committed yet. Nothing was written.
 
     Attributes:
-        can_come: Whether it was looked for by somebody who may have been faster than the transaction that saves it.
+        can_come: Whether the process may appear soon, because the transaction that saves it may not be committed yet.
     """
 
     def __init__(self, domain: str, process_id: UUID, *, can_come: bool = False) -> None:
@@ -95,20 +104,20 @@ class ProcessNotFoundError(ProcessError, LookupError):
 
     @property
     def retryable(self) -> bool:
-        """True for `log_step`: the transaction that saves the process may be committed in a moment."""
+        """True for `log_step` and `log_many`: the transaction that saves the process may commit in a moment."""
         return self.can_come
 
 
 class ConcurrentUpdateError(ProcessError):
-    """The process, or one of its steps, was changed by another transaction since this one looked. Nothing was written.
+    """Another transaction changed the process, or one of its steps, since this one read it. Nothing was written.
 
-    The caller's transaction is alive where `actual_version` tells what the row has now. Where it is `None`, PostgreSQL
-    found the conflict (SQLSTATE 40001, under REPEATABLE READ and SERIALIZABLE) and aborted the transaction: roll it
-    back, and run it again from its first read on.
+    If `actual_version` is a number, your transaction can go on. If it is `None`, PostgreSQL found the conflict
+    (SQLSTATE 40001, under REPEATABLE READ or SERIALIZABLE) and aborted the transaction. Roll it back, and run it again,
+    beginning with its first read.
 
     Attributes:
-        expected_version: The version that the caller's object carries; `None` if the call was about no version.
-        actual_version: The version that the row has; `None` if PostgreSQL found the conflict, and did not say.
+        expected_version: The version of your object; `None` if the call did not compare versions.
+        actual_version: The version of the row; `None` if PostgreSQL found the conflict.
     """
 
     def __init__(
@@ -119,27 +128,27 @@ class ConcurrentUpdateError(ProcessError):
         if actual_version is None:
             message = (
                 "was changed by another transaction since this one began, and PostgreSQL aborted this one; "
-                "roll it back and run it again from its first read on"
+                "roll it back and run it again, beginning with its first read"
             )
         else:
             message = (
                 f"does not match its row any more (the object is at version {expected_version}, the row at "
-                f"{actual_version}): somebody else changed the row since this object was read or written, or what this "
-                "object wrote was rolled back; read it again and apply the change to what is there now"
+                f"{actual_version}): somebody else changed the row since this object was read or written, or the "
+                "object's own write was rolled back; read it again and repeat your change"
             )
         super().__init__(domain, process_id, message)
 
     @property
     def retryable(self) -> bool:
-        """True: what is read anew can be changed."""
+        """True: read the process again, and repeat the change."""
         return True
 
 
 class ProcessLockedError(ProcessRepositoryError):
     """Another transaction holds the process, or one of several. Nothing was written.
 
-    The caller's transaction is alive after `for_update="nowait"` and after the bulk methods. Otherwise a `lock_timeout`
-    that ended the wait (SQLSTATE 55P03) has aborted it.
+    After `for_update="nowait"` and after the bulk methods, your transaction can go on. In all other cases a
+    `lock_timeout` ended the wait (SQLSTATE 55P03), and your transaction is aborted.
 
     Attributes:
         domain: The process's domain; `None` if the call was about several processes.
@@ -150,7 +159,7 @@ class ProcessLockedError(ProcessRepositoryError):
         self.domain = domain
         self.process_id = process_id
         which = "a process" if process_id is None else f"process {process_id} of domain {domain!r}:"
-        super().__init__(f"{which} is locked by another transaction; try again when that has ended")
+        super().__init__(f"{which} is locked by another transaction; try again later")
 
     @property
     def retryable(self) -> bool:
@@ -159,24 +168,24 @@ class ProcessLockedError(ProcessRepositoryError):
 
 
 class TransactionConflictError(ProcessRepositoryError):
-    """PostgreSQL aborted the transaction, because it cannot go on together with another one. Nothing was written.
+    """PostgreSQL aborted the transaction because of a concurrent one. Nothing was written.
 
-    Roll it back, and run it again from its first statement on: that is safe, and can succeed.
+    Roll it back, and run all of it again. That is safe, and can succeed.
 
     Attributes:
         sqlstate: The server's code: 40001 (serialization failure) or 40P01 (deadlock).
     """
 
-    def __init__(self, sqlstate: str, what: str = "could not be serialized with another one") -> None:
+    def __init__(self, sqlstate: str, what: str = "conflicted with a concurrent one") -> None:
         self.sqlstate = sqlstate
         super().__init__(
-            f"the transaction {what} and was aborted by PostgreSQL ({sqlstate}); "
-            "roll it back and run the whole of it again: nothing of it was kept"
+            f"the transaction {what}, and PostgreSQL aborted it ({sqlstate}); "
+            "nothing was written; roll it back and run the whole of it again"
         )
 
     @property
     def retryable(self) -> bool:
-        """True: the other transaction will have ended."""
+        """True: by then, the other transaction has probably ended."""
         return True
 
 
@@ -184,7 +193,7 @@ class DeadlockError(TransactionConflictError):
     """The transaction and another one waited for each other, and PostgreSQL aborted this one (SQLSTATE 40P01)."""
 
     def __init__(self) -> None:
-        super().__init__("40P01", "waited for another one that waited for it")
+        super().__init__("40P01", "was in a deadlock with another one")
 
 
 class StepError(ProcessError):
@@ -200,27 +209,27 @@ class StepError(ProcessError):
 
 
 class StepNotFoundError(StepError, LookupError):
-    """A reply to a command that the process has not logged, or not committed yet. Nothing was written."""
+    """The process has no step with this command id, or it is not committed yet. Nothing was written."""
 
     def __init__(self, domain: str, process_id: UUID, command_id: UUID) -> None:
         super().__init__(
-            domain, process_id, command_id, "is not logged, or not committed yet; log_step() it when it is sent"
+            domain, process_id, command_id, "is not logged, or not committed yet; log a command when you send it"
         )
 
     @property
     def retryable(self) -> bool:
-        """True: a reply can overtake the transaction that logs its command."""
+        """True: a reply can arrive before the transaction that logs its command has committed."""
         return True
 
 
 class StepAlreadyLoggedError(StepError):
-    """An entry is logged under this command id. It is untouched, and nothing was written.
+    """An entry is already logged under this command id. It is unchanged, and nothing was written.
 
     Attributes:
         recorded: The entry that is stored.
-        given: The entry that was refused.
-        different: The fields in which they differ. Times are not compared.
-        is_same: Whether they are the same. Then the rest of the step is what is missing.
+        given: The entry that was rejected.
+        different: The fields in which the two differ. Times are not compared.
+        is_same: Whether the two are the same. Then another part of the step is missing.
     """
 
     def __init__(
@@ -241,19 +250,19 @@ class StepAlreadyLoggedError(StepError):
             process_id,
             recorded.command_id,
             f"is logged already, as another entry (they differ in {', '.join(self.different)}); "
-            "another command needs an id of its own, and a reply is recorded by update_step_reply()"
+            "give each command its own id, and record a reply with update_step_reply()"
             if self.different
-            else f"is logged already, but {missing} is not there: this is no redelivery of the step that logged it",
+            else f"is logged already, but {missing} is not there: this call does not repeat the step that logged it",
         )
 
 
 class ReplyConflictError(StepError):
-    """A reply to this command is recorded. It is untouched, and nothing was written.
+    """A reply to this command is already recorded. It is unchanged, and nothing was written.
 
     Attributes:
         recorded: The entry that is stored, with the first reply.
-        given: The reply that was refused.
-        is_same: Whether they have the same outcome and data. Then the commands of the step are what is missing.
+        given: The reply that was rejected.
+        is_same: Whether the two have the same outcome and data. Then a command of the step is missing.
     """
 
     def __init__(
@@ -277,19 +286,19 @@ class ReplyConflictError(StepError):
             recorded.command_id,
             f"has a reply already, {recorded.reply_outcome} at {recorded.received_at}; "
             + (
-                f"this one is the same, but {missing} is not logged: a step that is decided again must give its "
-                "commands the ids that they had the first time"
+                f"this one is the same, but {missing} is not logged: when you repeat a step, give its commands the ids "
+                "that they had the first time"
                 if is_same
-                else f"a second one with {what} is a conflict for a person or a policy to resolve"
+                else f"a second one with {what} is a conflict; a person or a policy has to resolve it"
             ),
         )
 
 
 class StoredDataError(ProcessError, ValueError):
-    """A stored row does not fit this version of the software, or the state type that it was given.
+    """A stored row does not fit this version of the library, or its state does not fit the state type.
 
     Attributes:
-        reason: What does not fit, without the stored values.
+        reason: What does not fit. It quotes no stored value.
     """
 
     def __init__(self, domain: str, process_id: UUID, reason: str, *, what: str = "the stored row") -> None:
@@ -302,7 +311,7 @@ class StoredStateError(StoredDataError):
 
     Attributes:
         process_type: The process's type.
-        state_type: The name of the type that the state was to become.
+        state_type: The name of the type that the state should have.
     """
 
     def __init__(self, domain: str, process_id: UUID, process_type: str, state_type: str, reason: str) -> None:

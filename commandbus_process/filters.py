@@ -1,4 +1,4 @@
-"""Which processes are meant."""
+"""The filter that selects processes, shared by every method that lists them."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -8,15 +8,16 @@ from commandbus_process.models import Name, ProcessStatus, UtcDatetime
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessFilter:
-    """Which processes are meant. All of the conditions must hold; a condition that is `None` is left out.
+    """Selects processes for which all conditions hold. A condition that is `None` is not checked.
 
-    To add a condition, add a field here, and a line in `commandbus_process/postgres/_listing.py`, where it becomes SQL.
+    To add a condition, add a field here, and the line that turns it into SQL in
+    `commandbus_process/postgres/_listing.py`.
 
     Attributes:
-        domain: Their domain.
-        statuses: Their status is one of these. An empty collection matches nothing.
-        process_type: Their type.
-        updated_before: They were updated before this time, which must be aware.
+        domain: The domain of the processes.
+        statuses: The process has one of these statuses. An empty collection matches nothing.
+        process_type: The type of the processes.
+        updated_before: The process was last updated before this time. It must be timezone-aware.
     """
 
     domain: Name

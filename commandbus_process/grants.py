@@ -1,16 +1,16 @@
-"""The rights that an application needs, and no more.
+"""Print the GRANT statements for an application's role: the rights that it needs, and no more.
 
     python -m commandbus_process.grants ROLE | psql "$DATABASE_URL"
 
-Two roles are meant. A migrator owns the schema `commandbus` and runs Alembic. The application's role gets what is
-printed here: it can read both tables, insert into them, and update the columns that the repository updates. It can
-delete nothing, change no definition, not rewrite what was sent, and only read Alembic's version table.
+Use two roles. A migrator owns the schema `commandbus` and runs Alembic. The application's role gets the rights that are
+printed here. It can read both tables, insert rows, and update the columns that the repository updates. It cannot delete
+rows, change definitions or change what was sent. It can read Alembic's version table, and not write it.
 
-Run it again after each upgrade of the schema, before you start the new version of the application: a new column needs
+Run this again after each upgrade of the schema, before you start the new version of the application: a new column needs
 its right.
 
-Rights and CHECKs cannot compare a row with what it was before. The triggers of `commandbus_process.guards` can, if you
-want a recorded reply to stay as it is.
+Rights and CHECKs cannot compare a row with its earlier version. If you want the database to protect recorded replies,
+install the triggers of `commandbus_process.guards`.
 """
 
 import sys
@@ -22,10 +22,10 @@ from commandbus_process.tables import VERSION_TABLE, metadata, process, process_
 
 
 def grant_statements(role: str) -> list[str]:
-    """Return the GRANT statements for an application's role, to be run by the schema's owner. They can be run again.
+    """Return the GRANT statements for an application's role. The schema's owner runs them. They can be run again.
 
     Args:
-        role: The role's name, as it is; it is quoted here. It has to exist.
+        role: The role's name. Do not quote it: this function does. The role must exist.
     """
     grantee = sql.Identifier(role).as_string()
     schema = metadata.schema

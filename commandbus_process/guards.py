@@ -1,30 +1,32 @@
-"""Triggers, if you want them, that refuse what rights and CHECKs cannot: a change of what must stay as it is.
+"""Print optional triggers that reject what rights and CHECKs cannot: changes of rows that must not change.
 
     python -m commandbus_process.guards | psql "$DATABASE_URL"
     python -m commandbus_process.guards --remove | psql "$DATABASE_URL"
 
-Whoever installs them, for example the migrator, must own the tables. They hold for every role, the owner too:
+The role that installs them must own the tables, like the migrator. They hold for every role, including the owner:
 
 - A recorded reply keeps its outcome, data and time.
-- What was sent stays, and so do a process's key, type and time of creation.
+- A command keeps everything that was logged when it was sent.
+- A process keeps its key, type and time of creation.
 - The version of a process never goes down.
 
-A refused UPDATE fails with SQLSTATE 23001 (restrict_violation), which SQLAlchemy raises as `IntegrityError`. The
-message names the process or the command, and `diag.constraint_name` the trigger. It quotes no state and no payload.
+A rejected UPDATE fails with SQLSTATE 23001 (restrict_violation), which SQLAlchemy raises as `IntegrityError`. The
+message names the process or the command, and `diag.constraint_name` names the trigger. It quotes no state and no
+payload.
 
-The version may stay the same: plain SQL of adopted software sets `updated_at` and knows no version. An UPDATE that
-writes the same values again is no change. But other software may write a reply again whenever it is delivered again,
-with a new time: that is refused. INSERT and DELETE are not checked; the application's role has no right to DELETE.
+The version may stay the same: older software that uses plain SQL sets `updated_at` and does not know versions. An
+UPDATE that writes the same values again is not a change. But if other software writes a redelivered reply again, with a
+new time, that is rejected. INSERT and DELETE are not checked. The application's role has no right to DELETE.
 
-To change something nevertheless, the owner disables a trigger, and enables it in the same transaction:
+If you have to change such a row, the owner disables the trigger, and enables it again in the same transaction:
 
     ALTER TABLE commandbus.process_audit DISABLE TRIGGER keep_reply;
 
-The library's own updates name only columns that may change, touch no recorded reply and lower no version. For them the
-server evaluates the conditions of the triggers and calls no function.
+The library's own updates write only columns that may change, never a recorded reply, and never lower a version. For
+them the server checks the conditions of the triggers and calls no function.
 
-Not for Citus: it refuses triggers on distributed tables. Needs revision 0004, whose downgrade removes the triggers.
-Install them again after each upgrade of the schema, so that they know its new columns.
+Citus rejects triggers on distributed tables, so you cannot use them there. They need revision 0004. Its downgrade
+removes them. Install them again after each upgrade of the schema, so that they know the new columns.
 """
 
 import sys
@@ -51,8 +53,8 @@ def guard_statements(*, remove: bool = False) -> list[str]:
     """
     if remove:
         return list(_REMOVAL)
-    # A function runs only if an UPDATE names a column that must stay, or if the condition of a trigger holds. Names are
-    # resolved among the server's own: an operator of the same name in another schema must not answer.
+    # A function runs only if an UPDATE names a column that must not change, or if a trigger's condition is true.
+    # `search_path` has only the server's own schema, so that no operator of the same name in another schema is called.
     identity = [column.name for column in process.c if column.name not in WRITTEN_BY_UPDATE]
     sent = [column.name for column in process_audit.c if column.name not in REPLY]
     return [
@@ -103,11 +105,11 @@ FOR EACH ROW WHEN (OLD.reply_outcome IS NOT NULL) EXECUTE FUNCTION commandbus.gu
 
 
 def _differs(columns: Iterable[str]) -> str:
-    """Whether one of the columns is another than before, as SQL."""
-    return f"({_columns_of('NEW', columns)}) IS DISTINCT FROM ({_columns_of('OLD', columns)})"
+    """Return the SQL that is true if one of the columns has changed."""
+    return f"({_qualified('NEW', columns)}) IS DISTINCT FROM ({_qualified('OLD', columns)})"
 
 
-def _columns_of(row: str, columns: Iterable[str]) -> str:
+def _qualified(row: str, columns: Iterable[str]) -> str:
     return ", ".join(f"{row}.{column}" for column in columns)
 
 
@@ -116,7 +118,7 @@ def main(arguments: list[str]) -> int:
     if arguments not in ([], ["--remove"]):
         sys.stderr.write("usage: python -m commandbus_process.guards [--remove]\n\n" + (__doc__ or ""))
         return 2
-    # In one transaction, so that no update meets half of them.
+    # In one transaction, so that no update runs with only some of them.
     statements = ["BEGIN", *guard_statements(remove=bool(arguments)), "COMMIT"]
     sys.stdout.write("".join(f"{statement};\n" for statement in statements))
     return 0

@@ -1,4 +1,4 @@
-"""What the repository takes and gives: one process, and one entry of its audit trail."""
+"""The models that the repository takes and returns: a process, an entry of its audit trail, and a reply."""
 
 from collections.abc import Callable
 from dataclasses import is_dataclass
@@ -28,13 +28,13 @@ StateT = TypeVar("StateT", default=JsonObject)
 
 
 class ProcessStatus(StrEnum):
-    """Where a process stands. The value is what is stored."""
+    """The status of a process. The value is what is stored."""
 
     PENDING = "PENDING"
     IN_PROGRESS = "IN_PROGRESS"
     WAITING_FOR_REPLY = "WAITING"
     WAITING_FOR_TSQ = "WAITING_FOR_TSQ"
-    """Its command is in the troubleshooting queue: a person has to decide."""
+    """The command is in the troubleshooting queue: a person has to decide."""
     COMPENSATING = "COMPENSATING"
     COMPLETED = "COMPLETED"
     COMPENSATED = "COMPENSATED"
@@ -64,11 +64,11 @@ MESSAGES: dict[str, LiteralString] = {
     "storable_text": "must not contain a NUL character or a lone surrogate, which PostgreSQL cannot store",
     "storable_time": "must lie in the years 1 to 9999 in UTC",
 }
-"""What the errors of these models say, by their type. No other type's text is quoted: it may be made of data."""
+"""The messages of the error types that these models add. No other type's message is shown: it may contain data."""
 
 
 class _Storable:
-    """Refuses what a PostgreSQL text cannot hold. It is a pattern, so that no Python runs for each text."""
+    """Rejects strings that PostgreSQL `text` cannot store. A regex, so that it runs inside Pydantic's core."""
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         storable = core_schema.custom_error_schema(
@@ -98,15 +98,15 @@ def _now() -> datetime:
 
 
 class _Model(BaseModel):
-    # Assignments are checked like arguments; a misspelt field is an error; NaN and infinity are no JSON; errors say
-    # where and why, and do not quote a state or a payload.
+    # Assignments are checked like arguments. A misspelt field is an error. NaN and infinity are not JSON. Errors name
+    # the place and the reason, and never quote a state or a payload.
     model_config = ConfigDict(validate_assignment=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
 class RowStamps(tuple[str, ...]):
-    """The rows that an object was equal to since it was read, the newest last. For the repository.
+    """The rows that an object has matched since it was read, newest last. Used by the repository only.
 
-    They are no part of the object's value: any two are equal.
+    They are not part of the object's value, so any two compare equal.
     """
 
     __slots__ = ()
@@ -121,19 +121,18 @@ class RowStamps(tuple[str, ...]):
 
 
 STAMPS = "_stamps"
-"""The private attribute of a process that has its `RowStamps`."""
+"""The name of the private attribute that holds a process's `RowStamps`."""
 
 
 class ProcessMetadata(_Model, Generic[StateT]):
     """One process and its state.
 
-    Mutable: a process manager assigns to its fields and hands it to `update`. An assignment of a wrong type raises
-    `pydantic.ValidationError` (a `ValueError`) and changes nothing. Times are aware, and kept in UTC; a naive one is
-    refused.
+    Mutable: assign to its fields, and pass it to `update` or `advance`. Assigning a wrong type raises
+    `pydantic.ValidationError` (a `ValueError`) and changes nothing. Times must be timezone-aware, and are kept in UTC.
 
-    Write `ProcessMetadata[OrderState](...)` to have the state checked against its type from the start. Without a
-    parameter the state is a JSON object, or a Pydantic model or dataclass that the repository's `state_type` checks
-    later.
+    Write `ProcessMetadata[OrderState](...)` to have the state checked against its type at once. Without a parameter,
+    the state can be a JSON object, a Pydantic model or a dataclass. The repository checks it against its `state_type`
+    when you save it.
     """
 
     _stamps: RowStamps = PrivateAttr(default=RowStamps())
@@ -150,25 +149,25 @@ class ProcessMetadata(_Model, Generic[StateT]):
     updated_at: UtcDatetime = Field(default_factory=_now)
     completed_at: UtcDatetime | None = None
     version: Version | None = None
-    """Version of the row when this object was last read or written. `None`: never; `update()` then compares nothing.
+    """Version of the row when this object was last read or written. `None`: never; `update()` then skips the check.
 
-    An object that was read or written also remembers, privately, which row that was. Its copies and pickles do, too. An
-    object that was made by hand with a version is compared by that version alone.
+    An object that was read or written also remembers privately which row that was. Its copies and pickles do, too. If
+    you set a version by hand, only that version is compared.
     """
 
     @field_validator("state", mode="wrap")
     @classmethod
     def _accept_typed_state(cls, value: object, handler: Callable[[object], Any]) -> object:
-        # Without a parameter, Pydantic would check the state against the type variable's default, a JSON object, and
-        # refuse the typed states that a type checker infers for the same call.
+        # Without a parameter, Pydantic would check the state against the type variable's default, a JSON object. It
+        # would reject the typed states that a type checker infers for the same call.
         unparametrised = isinstance(cls.model_fields["state"].annotation, TypeVar)
         if unparametrised and (isinstance(value, BaseModel) or (is_dataclass(value) and not isinstance(value, type))):
             return value
         return handler(value)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Pickle finds a class by its name in its module, where a parametrised one is only if it was made at the top of
-        # that module. So it is made again, of what it was made of.
+        # Pickle looks up a class by its name in its module. A parametrised class is there only if it was created at the
+        # top level of that module. So unpickling creates it again, from the generic class and its arguments.
         made_of = type(self).__pydantic_generic_metadata__
         class_or_origin = made_of["origin"] or type(self)
         return _without_fields, (class_or_origin, made_of["args"]), self.__getstate__()
@@ -180,9 +179,9 @@ def _without_fields(origin: Any, args: tuple[Any, ...]) -> BaseModel:  # noqa: A
 
 
 class ProcessAuditEntry(_Model):
-    """One step of a process: the command that was sent and, once it has come, the reply.
+    """One step of a process: the command that was sent and, when it has arrived, the reply.
 
-    Of an entry that is given as a reply, only the outcome, data and time of the reply count.
+    If you pass an entry as a reply, only the outcome, data and time of its reply are used.
     """
 
     step_name: Name
@@ -198,7 +197,7 @@ class ProcessAuditEntry(_Model):
 
     @property
     def duration(self) -> timedelta | None:
-        """From sending to the reply; `None` until replied."""
+        """The time from `sent_at` to `received_at`; `None` until the reply is recorded."""
         return None if self.received_at is None else self.received_at - self.sent_at
 
 
@@ -206,10 +205,10 @@ class StepReply(_Model):
     """The reply to a command.
 
     Args:
-        command_id: Which command it answers.
+        command_id: The command that it answers.
         outcome: How the command ended.
-        data: What the reply says besides.
-        received_at: When it was received. Without it, when it was given to the repository.
+        data: The data of the reply, if any.
+        received_at: When the reply was received. Default: the time when you pass it to the repository.
     """
 
     command_id: UUID
@@ -230,7 +229,7 @@ class StepReply(_Model):
     else:
 
         def __init__(self, *values, **fields) -> None:  # noqa: ANN002, ANN003 - see above
-            # `model_validate` calls this, too. A field that is missing or unknown must be a ValidationError there.
+            # `model_validate` calls this, too. There, a missing or unknown field must raise ValidationError.
             names = list(type(self).model_fields)
             if len(values) > len(names):
                 raise TypeError(f"a StepReply has {len(names)} fields: {', '.join(names)}")

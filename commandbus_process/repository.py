@@ -1,4 +1,4 @@
-"""What a process repository promises, whatever keeps the data."""
+"""The protocol: what a process repository promises, whatever stores the data."""
 
 from collections.abc import AsyncIterable, Callable, Collection, Iterable
 from datetime import datetime
@@ -11,22 +11,28 @@ from commandbus_process.errors import StoredDataError
 from commandbus_process.models import ProcessAuditEntry, ProcessMetadata, ProcessStatus, StateT, StepReply
 
 OnUnreadable: TypeAlias = Literal["raise", "skip"] | Callable[[StoredDataError], object]
-"""What to do about a row that cannot be read: raise the error, leave the row out, or call something with the error and
-leave the row out. The error names the process."""
+"""What to do with a row that cannot be read.
+
+`"raise"` raises the error, which names the process. `"skip"` leaves the row out. A callable is called with the error,
+and the row is left out.
+"""
 
 
 class ProcessRepository(Protocol[StateT]):
     """The state of process managers, and the audit trail of their steps.
 
-    Every method takes `conn`. With a connection, the method's statements run in the caller's transaction, which it
-    never begins, commits, rolls back or closes: what the caller rolls back is gone. Without one, the method is one
-    atomic unit of its own: a single statement in autocommit, or, for many items, a transaction.
+    Every method takes `conn`. If you pass a connection, the method's statements run in your transaction. No method
+    begins, commits, rolls back or closes it. If you roll back, nothing is stored. Without `conn`, each call is atomic
+    by itself: a single statement in autocommit or, for many items, a transaction.
 
-    Every method raises `InvalidInputError`, before any SQL, for an argument that cannot be stored. On a caller's
-    connection, under REPEATABLE READ and SERIALIZABLE, every method that is about one process raises
-    `ConcurrentUpdateError` where PostgreSQL aborts the transaction for another one's sake, the others
-    `TransactionConflictError`; on every level, `DeadlockError`. After all other errors of this package the caller's
-    transaction goes on. Times are aware, and come back in UTC.
+    Every method raises `InvalidInputError`, before any SQL, if an argument cannot be stored. Times are timezone-aware,
+    and are returned in UTC.
+
+    On your own connection, PostgreSQL may abort the transaction because of a concurrent one. Under REPEATABLE READ or
+    SERIALIZABLE, methods about one process then raise `ConcurrentUpdateError`, and the others
+    `TransactionConflictError`. A deadlock raises `DeadlockError` under every isolation level. If a `lock_timeout` ends
+    a wait, the error is `ProcessLockedError`. After any other error of this package your transaction can go on, unless
+    the error's own description says otherwise.
     """
 
     async def save(
@@ -36,37 +42,37 @@ class ProcessRepository(Protocol[StateT]):
         *,
         sent: ProcessAuditEntry | Iterable[ProcessAuditEntry] = (),
     ) -> None:
-        """Insert a new process, all of its fields, together with its first commands, and set `process.version`.
+        """Insert a new process and its first commands, and set `process.version`.
 
-        All of it or nothing, in one statement and one round trip. Waits for another transaction that is saving the same
-        id, until that has ended.
+        All fields of the process are written. All of it is written, or nothing, in one statement and one round trip.
+        If another transaction is saving the same id, this call waits until that transaction has ended.
 
         Args:
             process: The new process.
-            conn: The caller's connection, if any.
-            sent: One or several entries, as `log_step` takes them.
+            conn: Your connection, if any.
+            sent: The first commands: one entry or several, as `log_step` takes them.
 
         Raises:
-            ProcessAlreadyExistsError: The domain has a process of this id. It is untouched.
+            ProcessAlreadyExistsError: The domain has a process with this id. The stored process is unchanged.
         """
         ...
 
     async def update(self, process: ProcessMetadata[StateT], conn: AsyncConnection | None = None) -> None:
         """Write status, current step, state, error code and message, and completion time of a process.
 
-        The row's `updated_at` becomes the database's `now()` (the start of the transaction) and its version goes up by
-        one; both are set on `process`. `created_at` and `process_type` are never written.
+        `updated_at` becomes the database's `now()` (the start of the transaction), and the version goes up by one. Both
+        are set on `process`. `created_at` and `process_type` are never written.
 
-        An object that does not match its row is never written. The row is compared by its version, its `updated_at` and
-        the transaction that wrote it. So an update by plain SQL is noticed, too. If you roll back, the same object can
-        be updated again, as long as nobody else has written the row.
+        The update is written only if the object still matches its row. The row is compared by its version, its
+        `updated_at` and the transaction that wrote it, so an update by plain SQL is noticed, too. If you roll back, you
+        can update the same object again, as long as nobody else has written the row.
 
-        Locks the process's row until the transaction ends; steps of it can still be logged.
+        Locks the process's row until the transaction ends. Steps of the process can still be logged.
 
         Raises:
-            ConcurrentUpdateError: The row is not the one that the object was read from or written to. Nothing is
-                written. A process whose version is `None` was never read, and is updated whatever the row is.
-            ProcessNotFoundError: No such process.
+            ConcurrentUpdateError: The row has changed since the object was read or written. Nothing is written. An
+                object with the version `None` was never read: it is written without this check.
+            ProcessNotFoundError: The process does not exist.
             InvalidInputError: The row has another process type.
         """
         ...
@@ -81,15 +87,17 @@ class ProcessRepository(Protocol[StateT]):
     ) -> ProcessMetadata[StateT] | None:
         """Return the process, or `None`.
 
-        By default it takes no lock: `update` finds out whether the process was changed since. With `for_update`, which
-        needs `conn`, the process's row is locked until the transaction ends (FOR NO KEY UPDATE): other writers of the
-        process, and others who lock it, wait; its steps can still be logged and replied to. Where another transaction
-        holds the lock, `True` waits for it, `"skip_locked"` returns `None`, and `"nowait"` raises.
+        By default it takes no lock. `update` later detects whether the process has changed since.
+
+        With `for_update`, which needs `conn`, the process's row is locked until the transaction ends (FOR NO KEY
+        UPDATE). Others who write or lock the process then wait. Steps of the process can still be logged, and replies
+        recorded without `conn`. If another transaction holds the lock, `True` waits for it, `"skip_locked"` returns
+        `None`, and `"nowait"` raises.
 
         Raises:
-            ProcessLockedError: With `"nowait"`, another transaction holds the process. The caller's goes on.
-            StoredStateError: Its state does not fit its type.
-            StoredDataError: Another of its columns has a value that this version does not know.
+            ProcessLockedError: With `"nowait"`, another transaction holds the process. Your transaction can go on.
+            StoredStateError: The state does not fit its type.
+            StoredDataError: Another column has a value that this version does not know.
         """
         ...
 
@@ -105,20 +113,20 @@ class ProcessRepository(Protocol[StateT]):
     ) -> list[ProcessMetadata[StateT]]:
         """Return the processes of the domain in any of the statuses, oldest first (`created_at`, then `process_id`).
 
-        No statuses, no processes. Takes no lock. Without `limit`, all are held in memory. If the repository has a
-        mapping as `state_type`, process types that it does not have are not looked for.
+        Takes no lock. Without `limit`, all processes are held in memory. If the repository has a mapping as
+        `state_type`, only processes of the types in it are returned.
 
         Args:
-            domain: Where to look.
-            statuses: What to look for.
-            conn: The caller's connection, if any.
-            process_type: Only processes of this type.
-            limit: How many at the most. Those that cannot be read do not count.
-            on_unreadable: What to do about a process that cannot be read.
+            domain: The domain to search.
+            statuses: The statuses to look for. An empty collection returns an empty list.
+            conn: Your connection, if any.
+            process_type: Return only processes of this type.
+            limit: The maximum number. Processes that cannot be read do not count.
+            on_unreadable: What to do with a process that cannot be read.
 
         Raises:
-            StoredStateError: A state does not fit its type; the error names the process.
-            StoredDataError: Another column has a value that this version does not know; the error names the process.
+            StoredStateError: A state does not fit its type. The error names the process.
+            StoredDataError: Another column has a value that this version does not know. The error names the process.
         """
         ...
 
@@ -133,26 +141,27 @@ class ProcessRepository(Protocol[StateT]):
         updated_before: datetime | None = None,
         on_unreadable: OnUnreadable = "raise",
     ) -> list[ProcessMetadata[StateT]]:
-        """Return up to `limit` processes that no other transaction holds, oldest first, and lock them.
+        """Lock up to `limit` processes that no other transaction holds, and return them, oldest first.
 
-        For workers that share a backlog: each gets others. The locks (FOR NO KEY UPDATE) last until the caller's
-        transaction ends, so what is claimed is to be changed, or at least looked at, in it. A process that is held by
-        another transaction is passed over, and never waited for.
+        For workers that share a backlog: each worker gets different processes. The locks (FOR NO KEY UPDATE) last until
+        your transaction ends, so do the work in that transaction. A process that another transaction holds is skipped.
+        The call never waits for it.
 
         Args:
-            domain: Where to look.
-            statuses: What to look for; none of them, no processes.
-            conn: The caller's connection, which is needed here.
-            limit: How many at the most; 1 or more.
-            process_type: Only processes of this type.
-            updated_before: Only processes that have not been updated since, an aware datetime: those that are stuck.
-            on_unreadable: What to do about a process that cannot be read. Those that are left out do not count, and
-                are locked, too.
+            domain: The domain to search.
+            statuses: The statuses to look for. An empty collection returns an empty list.
+            conn: Your connection. It is required.
+            limit: The maximum number, 1 or more.
+            process_type: Claim only processes of this type.
+            updated_before: Claim only processes that were last updated before this time: those that are stuck. It must
+                be timezone-aware.
+            on_unreadable: What to do with a process that cannot be read. Processes that are left out do not count, but
+                they are locked, too.
 
         Raises:
             InvalidInputError: The connection is in autocommit, where locks end with their statement.
-            StoredStateError: A state does not fit its type; the error names the process. With `"raise"`, it stays in
-                the way of the next `claim` until it is repaired.
+            StoredStateError: A state does not fit its type. The error names the process. With `"raise"`, that process
+                blocks the next `claim`, too, until it is repaired.
             StoredDataError: The same, for another column.
         """
         ...
@@ -160,17 +169,19 @@ class ProcessRepository(Protocol[StateT]):
     async def log_step(
         self, domain: str, process_id: UUID, entry: ProcessAuditEntry, conn: AsyncConnection | None = None
     ) -> bool:
-        """Add an entry to the audit trail of a process, and return whether this call did it.
+        """Add an entry to the audit trail of a process. Return whether this call added it.
 
-        The same entry again changes nothing, so a redelivered message is harmless. Entries are the same if step name,
-        command id, type and data are (and the reply, where the entry comes with one); the first `sent_at` stays.
+        If the same entry is logged already, nothing changes and the call returns `False`. So a redelivered message is
+        harmless. Two entries are the same if their step name, command id, command type, command data and `compensates`
+        are equal and, if the new entry has a reply, the outcome and data of the replies as well. The first `sent_at`
+        stays.
 
-        Locks the process's row against deletion until the transaction ends, and against nothing else. Waits for another
-        transaction that is logging the same command, until that has ended.
+        Locks the process's row until the transaction ends, but only against deletion. If another transaction is logging
+        the same command, this call waits until that transaction has ended.
 
         Raises:
-            ProcessNotFoundError: No such process, or not committed yet; retryable.
-            StepAlreadyLoggedError: Another entry is logged under this command id. It is untouched.
+            ProcessNotFoundError: The process does not exist, or is not committed yet. Retryable.
+            StepAlreadyLoggedError: Another entry is logged under this command id. The stored entry is unchanged.
         """
         ...
 
@@ -182,31 +193,33 @@ class ProcessRepository(Protocol[StateT]):
         entry: ProcessAuditEntry | StepReply,
         conn: AsyncConnection | None = None,
     ) -> bool:
-        """Record the reply to a command, and return whether this call did it.
+        """Record the reply to a command. Return whether this call recorded it.
 
-        Of an entry, outcome, data and time of the reply are recorded, and nothing else. A reply without `received_at`
-        was received now. The same reply again (outcome and data) changes nothing, and the first `received_at` stays.
+        If you pass an entry, only the outcome, data and time of its reply are recorded. Without `received_at`, the
+        current time is recorded. If the same reply (outcome and data) is recorded already, nothing changes and the call
+        returns `False`. The first `received_at` stays.
 
-        Locks the step's row until the transaction ends. In the caller's transaction, the process is locked first,
-        as `update` and `advance` lock it: so transactions that record a reply and then update the process do not wait
-        for each other. Without `conn`, a reply is recorded while others hold the process.
+        Locks the step's row until the transaction ends. In your transaction, the process's row is locked first, as
+        `update` and `advance` lock it. So two transactions that record a reply and then update the process cannot
+        deadlock. Without `conn`, the process is not locked: the reply is recorded even while another transaction holds
+        the process.
 
         Raises:
             InvalidInputError: The reply is to another command.
-            StepNotFoundError: The process has no step with this command id, or it is not committed yet; retryable.
-            ReplyConflictError: Another reply is recorded. It is untouched.
+            StepNotFoundError: The process has no step with this command id, or it is not committed yet. Retryable.
+            ReplyConflictError: Another reply is recorded. The stored reply is unchanged.
         """
         ...
 
     async def get_audit_trail(
         self, domain: str, process_id: UUID, conn: AsyncConnection | None = None
     ) -> list[ProcessAuditEntry]:
-        """Return the entries by `sent_at`; equal times in the order they were logged. No process, no entries.
+        """Return all entries of a process, ordered by `sent_at`. Equal times are in the order of logging.
 
-        Takes no lock.
+        If the process does not exist, the list is empty. Takes no lock.
 
         Raises:
-            StoredDataError: An entry has a value that this version does not know; the error names the command.
+            StoredDataError: An entry has a value that this version does not know. The error names the command.
         """
         ...
 
@@ -215,9 +228,9 @@ class ProcessRepository(Protocol[StateT]):
     ) -> list[str]:
         """Return the names of the steps whose reply was `SUCCESS`, in the order in which they were logged.
 
-        The clocks of the workers do not count. A step that succeeded twice is there twice: each time needs its
-        compensation. Compensations are steps, too: `get_steps_to_compensate` leaves them and what they undid out. Takes
-        no lock.
+        The order does not depend on the workers' clocks. A step that succeeded twice is in the list twice, because each
+        time needs its own compensation. Compensations are steps, so they are in the list, too. To find what is left to
+        undo, use `get_steps_to_compensate`. Takes no lock.
         """
         ...
 
@@ -229,19 +242,19 @@ class ProcessRepository(Protocol[StateT]):
         *,
         include_unknown: bool = False,
     ) -> list[ProcessAuditEntry]:
-        """Return the steps that must be undone, with their replies, the one that was logged last first.
+        """Return the steps that must be undone, with their replies. The step that was logged last comes first.
 
-        These are the steps that succeeded, are no compensations, and that no successful compensation names in its
+        A step must be undone if it succeeded, is not itself a compensation, and no successful compensation names it in
         `compensates`. Takes no lock.
 
         Args:
             domain: The process's domain.
-            process_id: Its id.
-            conn: The caller's connection, if any.
-            include_unknown: Also the commands that were sent and not answered: nobody knows what they did.
+            process_id: The process's id.
+            conn: Your connection, if any.
+            include_unknown: Also return commands that were sent and not answered: nobody knows what they did.
 
         Raises:
-            StoredDataError: An entry has a value that this version does not know; the error names the command.
+            StoredDataError: An entry has a value that this version does not know. The error names the command.
         """
         ...
 
@@ -255,31 +268,32 @@ class ProcessRepository(Protocol[StateT]):
     ) -> bool:
         """Take one step: record the reply that came, log the commands that go out, and update the process.
 
-        All of it or nothing, in one statement and one round trip. If it cannot be done, one or more statements find out
-        why.
+        All of it is written, or nothing, in one statement and one round trip. If nothing was written, one or more
+        further statements find out why.
 
-        Returns whether this call took the step. `False`: it was taken already, which its reply and its commands show;
-        their times and the process do not count. Then nothing is written, and an object whose content the row does not
-        have must be read again before it is written. A step without reply and commands cannot be recognised.
+        Returns `True` if this call took the step, and `False` if the step was taken before. A step was taken before if
+        its reply and all of its commands are stored already; times and the process's own fields are not compared. After
+        `False`, nothing is written. If the object then differs from its row, read it again before you write it. A step
+        without a reply and without commands cannot be recognised as a repetition.
 
-        Locks the row of the process, then that of the replied step, until the transaction ends. With several commands
-        on the caller's connection, a savepoint keeps the transaction alive if another transaction logs one of them at
-        this moment; that costs two round trips.
+        Locks the process's row, then the row of the replied step, until the transaction ends. If you send several
+        commands on your own connection, a savepoint keeps your transaction alive when another transaction logs one of
+        them at the same moment. The savepoint costs two more round trips.
 
         Args:
-            process: As it is to be, and as `update` takes it, but with a version.
-            conn: The caller's connection, if any.
-            reply: An entry with a reply. Its `command_id` names the step that it answers.
-            sent: One or several entries, as `log_step` takes them.
+            process: The process as it is after the step. It is checked as in `update`, and must have a version.
+            conn: Your connection, if any.
+            reply: The reply that came, if any. Its `command_id` names the step that it answers.
+            sent: The next commands: one entry or several, as `log_step` takes them.
 
         Raises:
-            ConcurrentUpdateError: The row is not the one that the object was read from or written to.
-            ProcessNotFoundError: No such process.
+            ConcurrentUpdateError: The row has changed since the object was read or written.
+            ProcessNotFoundError: The process does not exist.
             StepNotFoundError: The process has no step with the reply's command id, or it is not committed yet.
-            ReplyConflictError: A reply to it is recorded already: another one, or the same (`is_same`) without one of
-                the commands.
-            StepAlreadyLoggedError: An entry is logged under the command id of one that is to be sent: another one, or
-                the same (`is_same`) without the rest of the step.
+            ReplyConflictError: A reply to the command is recorded already. Either it is another reply, or it is the
+                same (`is_same`) and one of the commands is missing.
+            StepAlreadyLoggedError: One of the command ids is logged already. Either it is another entry, or it is the
+                same (`is_same`) and the rest of the step is missing.
         """
         ...
 
@@ -288,17 +302,19 @@ class ProcessRepository(Protocol[StateT]):
         processes: Iterable[ProcessMetadata[StateT]] | AsyncIterable[ProcessMetadata[StateT]],
         conn: AsyncConnection | None = None,
     ) -> int:
-        """Insert new processes as `save` does, all or none, and return how many.
+        """Insert new processes as `save` does, all or none. Return how many were inserted.
 
         The iterable is consumed lazily and written in batches of up to 1,000. At most two batches are in memory. Each
-        process gets its version when its batch is written. After an error, none of them is stored: your own connection
-        is rolled back to a savepoint. Nothing is run again, so a conflict raises `TransactionConflictError` under every
-        isolation level.
+        process gets its version when its batch is written. After an error, none of the processes is stored: on your own
+        connection, the call rolls back to a savepoint.
+
+        The call is never repeated automatically, because the iterable can be read only once. So a serialization failure
+        raises `TransactionConflictError`, and a deadlock `DeadlockError`, without `conn`, too.
 
         Raises:
-            ProcessAlreadyExistsError: An id is taken, in the table or by another of the processes. `other_errors` has
-                the errors about other processes of the same batch.
-            InvalidInputError: A process cannot be stored; the error names its position, `processes[17].state`. Or the
+            ProcessAlreadyExistsError: An id is taken, by a stored process or by another one in `processes`.
+                `other_errors` has the errors about other processes of the same batch.
+            InvalidInputError: A process cannot be stored. The error names its position: `processes[17].state`. Or the
                 connection is in autocommit.
         """
         ...
@@ -308,19 +324,20 @@ class ProcessRepository(Protocol[StateT]):
         steps: Iterable[tuple[str, UUID, ProcessAuditEntry]] | AsyncIterable[tuple[str, UUID, ProcessAuditEntry]],
         conn: AsyncConnection | None = None,
     ) -> int:
-        """Add entries to audit trails as `log_step` does, all or none; return how many were new.
+        """Add entries to audit trails as `log_step` does, all or none. Return how many were new.
 
-        Written in batches, and inside a savepoint on the caller's connection, as `save_many` does.
+        The iterable is consumed lazily and written in batches of up to 1,000, inside a savepoint if you pass `conn`, as
+        in `save_many`.
 
         Args:
-            steps: For each entry, the domain and the id of its process, and the entry.
-            conn: The caller's connection, if any.
+            steps: For each entry: the domain and the id of its process, and the entry.
+            conn: Your connection, if any.
 
         Raises:
-            ProcessNotFoundError: A process does not exist.
-            StepAlreadyLoggedError: Another entry is logged under the command id of one, or is given before it.
+            ProcessNotFoundError: A process does not exist, or is not committed yet. Retryable.
+            StepAlreadyLoggedError: Another entry has the same command id. It is stored, or comes earlier in `steps`.
                 `other_errors` has the errors about other entries of the same batch.
-            InvalidInputError: An entry cannot be stored; the error names its position, `steps[17].command_data`. Or the
+            InvalidInputError: An entry cannot be stored. The error names its position: `steps[17].command_data`. Or the
                 connection is in autocommit.
         """
         ...

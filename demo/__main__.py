@@ -1,6 +1,7 @@
 """Replay an event log through the process repository, and read it back after a restart of the database server.
 
-`make demo` runs it. `LOG=path.csv` names the log, `DATABASE_URL` a PostgreSQL server to use instead of an embedded one.
+Run it with `make demo`. `LOG=path.csv` names the log. `DATABASE_URL` names a PostgreSQL server to use instead of an
+embedded one.
 """
 
 import argparse
@@ -37,7 +38,7 @@ from commandbus_process.migrations import alembic_config
 from demo.event_log import Case, EventLogError, read_event_log
 from demo.order_log import write_order_log
 from demo.replay import TASKS, import_in_bulk, remove, replay
-from demo.rules import outcome_of, process_id_of
+from demo.rules import case_process_id, step_outcome
 from demo.screen import new_console, numbers, plain_words, printable, step_progress, timeline
 from demo.server import Server, ServerError, finished_before_interrupt, running_server
 
@@ -73,7 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _end_like_ctrl_c() -> None:
-    """Clean up after `kill` and a closed terminal too, and where a shell started the demo in the background."""
+    """Handle `kill` and a closed terminal like Ctrl-C, so that the demo cleans up.
+
+    SIGINT gets its handler, too: a shell that starts the demo in the background lets it ignore SIGINT.
+    """
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         signal.raise_signal(signal.SIGINT)
@@ -92,7 +96,7 @@ def _run(console: Console, log: Path | None, named_server: str | None, *, keep: 
         described = "a generated log of orders"
     else:
         described = str(log)
-    cases = read_event_log(log)  # all of it, before there is a database to leave half-filled
+    cases = read_event_log(log)  # all of it, so that a malformed log leaves nothing in a database
     steps = sum(len(case.events) for case in cases)
     console.print(
         Text.assemble(
@@ -125,9 +129,9 @@ def _announce(console: Console, server: Server, domain: str, *, keep: bool) -> N
             "DATABASE_URL is set, so this uses your server: ",
             (printable(server.shown_url), "bold"),
             "\n- alembic upgrade head creates the schema commandbus there, or upgrades it.",
-            "\n- The demo touches the rows of its own domain only: ",
+            "\n- The demo changes only the rows of its own domain: ",
             (domain, "bold"),
-            ". It leaves them there." if keep else ". It removes them in the end.",
+            ". It leaves them there." if keep else ". It removes them at the end.",
             "\n- The server is not restarted.",
         )
     )
@@ -152,7 +156,7 @@ async def _replay(console: Console, server: Server, domain: str, cases: Sequence
         console.print(f"Steps a second: from this computer to {where}, {TASKS} cases at a time.\n", style="dim")
         await _import_once_more(console, engine, domain, found, cases)
         case = most_telling(cases)
-        process_id = process_id_of(domain, case.case_id)
+        process_id = case_process_id(domain, case.case_id)
         process = next(process for process in found if process.process_id == process_id)
         console.print(timeline(case.case_id, process, await repository.get_audit_trail(domain, process_id)))
     finally:
@@ -162,9 +166,9 @@ async def _replay(console: Console, server: Server, domain: str, cases: Sequence
 async def _import_once_more(
     console: Console, engine: AsyncEngine, domain: str, found: Sequence[ProcessMetadata], cases: Sequence[Case]
 ) -> None:
-    """Import what has just been replayed as history, into a domain that nobody else ever sees."""
+    """Import the replayed processes again in bulk, into another domain, in a transaction that is rolled back."""
     copy = f"{domain}-bulk"
-    copies = {process_id_of(domain, case.case_id): process_id_of(copy, case.case_id) for case in cases}
+    copies = {case_process_id(domain, case.case_id): case_process_id(copy, case.case_id) for case in cases}
     processes = [
         process.model_copy(update={"domain": copy, "process_id": copies[process.process_id]}) for process in found
     ]
@@ -176,7 +180,7 @@ async def _import_once_more(
 
 
 def most_telling(cases: Sequence[Case]) -> Case:
-    """Choose the case to show: one with a compensation if there is any, and then as many steps as fit on a screen."""
+    """Choose the case to show: with a compensation, if there is one, and with most steps that fit on a screen."""
     short = [case for case in cases if len(case.events) <= _LONGEST_TIMELINE]
     if not short:
         return min(cases, key=lambda case: len(case.events))
@@ -184,25 +188,25 @@ def most_telling(cases: Sequence[Case]) -> Case:
 
 
 def _is_compensated(case: Case) -> bool:
-    return any(outcome_of(event.transition) != ReplyOutcome.SUCCESS for event in case.events[:-1])
+    return any(step_outcome(event.transition) != ReplyOutcome.SUCCESS for event in case.events[:-1])
 
 
 def _verify(server: Server, log: Path, domain: str) -> int:
-    """Compare the database with the log in another Python process, which knows nothing of this one's memory."""
+    """Compare the database with the log in another Python process, which shares no memory with this one."""
     sys.stdout.flush()
     command = [sys.executable, "-m", "demo.verify", "--log", str(log.resolve()), "--domain", domain]
-    # In the environment, because everybody on the computer can see command lines.
+    # The URL is passed in the environment, because everybody on the computer can see command lines.
     environment = {**os.environ, "DATABASE_URL": server.url.render_as_string(hide_password=False)}
     limit = 120 + log.stat().st_size / 10_000  # seconds; far more than it takes
     try:
         return subprocess.run(command, cwd=_REPOSITORY_ROOT, env=environment, timeout=limit, check=False).returncode
     except subprocess.TimeoutExpired:
-        raise ServerError(f"the second process did not come to an end in {limit:,.0f} s") from None
+        raise ServerError(f"the second process did not end within {limit:,.0f} s") from None
 
 
 @contextmanager
 def _rows_removed(console: Console, server: Server, domain: str, *, keep: bool) -> Generator[None]:
-    """Leave nothing of the demo on a server that is not its own, however the block ends."""
+    """Remove the demo's rows from the user's server, however the block ends."""
     finished = False
     try:
         yield

@@ -19,7 +19,7 @@ _LONGEST_ACTIVITY = 255  # it becomes the name of a step
 
 
 class EventLogError(Exception):
-    """The log cannot be used. The message names the file and, where there are such, the line and the column."""
+    """The log cannot be used. The message names the file and, if possible, the line and the column."""
 
     def __init__(self, path: Path, problem: str, *, line: int | None = None, column: str | int | None = None) -> None:
         place = [str(path)]
@@ -32,35 +32,35 @@ class EventLogError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One row of the log. Cells that are empty are not in the attributes."""
+    """One row of the log. Empty cells are left out of the attributes."""
 
     activity: str
     time: datetime
     transition: str
     case_attributes: dict[str, str]
-    """The columns `case:…`, without that prefix."""
+    """The columns that begin with `case:`, without that prefix."""
     attributes: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """All events of one case, by time; equal times in the order of the file."""
+    """All events of one case, sorted by time. Equal times are in the order of the file."""
 
     case_id: str
     events: tuple[Event, ...]
 
 
 def read_event_log(path: Path) -> list[Case]:
-    """Read and check the whole log, so that nothing has been done yet when it turns out to be malformed.
+    """Read and check the whole log, so that a malformed log is found before anything is imported.
 
     Returns:
-        The cases, in the order in which the file first names them. There is at least one, and none is without events.
+        The cases, in the order in which the file first names them. There is at least one. Each has at least one event.
 
     Raises:
-        EventLogError: The file cannot be read, or something in it is not as it should be.
+        EventLogError: The file cannot be read, or is malformed.
     """
     try:
-        if path.exists() and not path.is_file():  # it is read twice, so a pipe will not do either
+        if path.exists() and not path.is_file():  # a pipe does not work either, because the log is read twice
             raise EventLogError(path, "is a folder or a device, not a file")
         with path.open("rb") as file:
             return _cases(path, _rows(path, file))
@@ -70,7 +70,7 @@ def read_event_log(path: Path) -> list[Case]:
 
 def _rows(path: Path, lines: Iterable[bytes]) -> Iterator[tuple[int, list[str]]]:
     """Yield each row that is not blank, with the number of the line on which it begins."""
-    # A byte that is not UTF-8 becomes a lone surrogate, which _checked finds again when the column is known.
+    # A byte that is not UTF-8 becomes a lone surrogate. _check_text finds it when the column is known.
     reader = csv.reader((line.decode(errors="surrogateescape") for line in _without_mark(lines)), strict=True)
     while True:
         line = reader.line_num + 1
@@ -110,7 +110,7 @@ def _check_header(path: Path, line: int, header: Sequence[str]) -> None:
     for position, name in enumerate(header):
         _check_text(path, line, position + 1, name)
         if name in header[:position]:
-            raise EventLogError(path, "is there twice", line=line, column=name)
+            raise EventLogError(path, "is in the header twice", line=line, column=name)
     for name in _REQUIRED:
         if name not in header:
             found = ", ".join(header)
@@ -132,7 +132,7 @@ def _event(path: Path, line: int, header: Sequence[str], row: Sequence[str]) -> 
             raise EventLogError(path, "is empty", line=line, column=name)
     activity = cells[ACTIVITY]
     if len(activity) > _LONGEST_ACTIVITY:
-        problem = f"has {len(activity)} characters, and may have {_LONGEST_ACTIVITY}"
+        problem = f"has {len(activity)} characters; the maximum is {_LONGEST_ACTIVITY}"
         raise EventLogError(path, problem, line=line, column=ACTIVITY)
     time = _time(path, line, cells[TIME].strip())
     others = {name: cell for name, cell in cells.items() if cell and name not in {*_REQUIRED, TRANSITION}}
@@ -148,7 +148,7 @@ def _event(path: Path, line: int, header: Sequence[str], row: Sequence[str]) -> 
 
 
 def _check_text(path: Path, line: int, column: str | int, text: str) -> None:
-    """Refuse what is no text, or none that PostgreSQL can hold."""
+    """Reject bytes that are not UTF-8, and text that PostgreSQL cannot store."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -1,4 +1,4 @@
-"""Make an event log of orders, some of which fail or are canceled, and then are compensated."""
+"""Generate an event log of orders. Some fail or are canceled, and are then compensated."""
 
 import csv
 from collections.abc import Sequence
@@ -33,11 +33,11 @@ class _Step:
     name: str
     resource: str
     minutes: float
-    """How long it takes on average."""
+    """How many minutes it takes, before a random factor."""
     undo: str | None = None
-    """The step that takes it back."""
+    """The step that undoes it."""
     instead_of: str | None = None
-    """The step that is not needed where this one is taken back."""
+    """The undo step that is not needed if this step is undone."""
 
 
 _STEPS = (
@@ -52,10 +52,10 @@ _STEPS = (
 _UNDO_MINUTES = 45
 _IN_ORDER = len(_STEPS)
 
-# (how many orders of a hundred, the step at which it happens, how that step ends)
+# (percentage of the orders, the step at which the order stops, how that step ends)
 _PATHS = (
     (72, _IN_ORDER, "complete"),
-    (4, 0, "ate_abort"),  # nothing to take back: the order has simply failed
+    (4, 0, "ate_abort"),  # nothing to undo: the order has failed
     (4, 1, "ate_abort"),
     (5, 2, "ate_abort"),
     (4, 4, "ate_abort"),
@@ -70,7 +70,7 @@ def write_order_log(path: Path, orders: int = ORDERS, seed: int = SEED) -> None:
     """Write a log of that many orders as CSV. The same seed gives the same log."""
     random = Random(seed)  # noqa: S311 - invented data, no secret
     rows = [row for number in range(1, orders + 1) for row in _order(random, number)]
-    rows.sort(key=lambda row: row[2])  # as a real log is: by time, so that the orders are mixed
+    rows.sort(key=lambda row: row[2])  # by time, so that the orders are interleaved as in a real log
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(_HEADER)
@@ -90,7 +90,7 @@ def _order(random: Random, number: int) -> list[Sequence[str]]:
     def happen(name: str, resource: str, minutes: float, transition: str = "complete") -> None:
         nonlocal now
         now += timedelta(minutes=minutes * random.uniform(0.4, 2.2))
-        known_carrier = carrier if any(row[1] == "Pack" for row in rows) else ""  # chosen once the parcel is packed
+        known_carrier = carrier if any(row[1] == "Pack" for row in rows) else ""  # chosen when the parcel is packed
         time = now.isoformat(timespec="milliseconds")
         rows.append((order, name, time, transition, resource, customer, total, currency, known_carrier))
 

@@ -1,4 +1,4 @@
-"""Replay an event log as the process manager would have written it, had it used the repository then."""
+"""Replay an event log: write each case as a process manager would have written it."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
@@ -20,7 +20,7 @@ from commandbus_process import (
     tables,
 )
 from demo.event_log import Case, Event
-from demo.rules import PROCESS_TYPE, command_id_of, final_status, outcome_of, process_id_of
+from demo.rules import PROCESS_TYPE, case_process_id, final_status, step_command_id, step_outcome
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 TASKS = 8
 """How many cases are replayed at the same time."""
 
-_LONGEST_TRANSACTION = 60  # seconds; a few milliseconds are usual
+_LONGEST_TRANSACTION = 60  # seconds; usually it takes a few milliseconds
 _LONGEST_IMPORT = 600
 
 
@@ -45,13 +45,13 @@ class Totals:
 async def replay(
     engine: AsyncEngine, domain: str, cases: Iterable[Case], on_step: Callable[[], None] = lambda: None
 ) -> Totals:
-    """Make a process of every case: several cases at a time, the events of each one after the other.
+    """Replay every case as a process. Several cases run at a time, but the events of one case run in order.
 
     Args:
         engine: The database, migrated to the newest revision.
-        domain: Whose processes they become.
-        cases: What to replay.
-        on_step: Called after each step whose reply is recorded.
+        domain: The domain of the new processes.
+        cases: The cases to replay.
+        on_step: Called after each step, when its reply is recorded.
     """
     totals = Totals()
     waiting = iter(cases)
@@ -67,7 +67,7 @@ async def replay(
 
 
 async def _work(manager: "_Manager", waiting: Iterator[Case]) -> None:
-    for case in waiting:  # the tasks share the iterator, so each takes the next case that nobody has
+    for case in waiting:  # the tasks share the iterator, so each case goes to one task
         await manager.replay_case(case)
 
 
@@ -91,7 +91,7 @@ class _Manager:
         process = await self._start(case)
         outcomes: list[ReplyOutcome] = []
         for position in range(len(case.events)):
-            outcomes.append(outcome_of(case.events[position].transition))
+            outcomes.append(step_outcome(case.events[position].transition))
             await self._handle_reply(process, case, position, outcomes)
             self._totals.steps += 1
             self._on_step()
@@ -101,15 +101,15 @@ class _Manager:
         first = case.events[0]
         process = ProcessMetadata[JsonObject](
             domain=self._domain,
-            process_id=process_id_of(self._domain, case.case_id),
+            process_id=case_process_id(self._domain, case.case_id),
             process_type=PROCESS_TYPE,
             state={"case": case.case_id, "attributes": {}, "steps_done": 0, "last_step": None},
             status=ProcessStatus.WAITING_FOR_REPLY,
             current_step=first.activity,
             created_at=first.time,
         )
-        # The process and its first command are there together or not at all. In an application, the same transaction
-        # would put the command into the outbox.
+        # The process and its first command are written together or not at all. In an application, the same transaction
+        # would also write the command to the outbox.
         async with self._transaction() as conn:
             await self._repository.save(process, conn)
             command = _command(process.process_id, case, 0)
@@ -133,7 +133,7 @@ class _Manager:
             in_order = all(outcome == ReplyOutcome.SUCCESS for outcome in outcomes)
             process.status = ProcessStatus.WAITING_FOR_REPLY if in_order else ProcessStatus.COMPENSATING
             process.current_step = case.events[position + 1].activity
-        # What the reply says, what it does to the process, and the next command: together or not at all.
+        # The reply, the process and the next command are written together or not at all.
         reply = _reply(process.process_id, case, position)
         sent = [] if is_last else [_command(process.process_id, case, position + 1)]
         async with self._transaction() as conn:
@@ -147,7 +147,7 @@ class _Manager:
 
 
 def _state_after(state: JsonObject, event: Event) -> JsonObject:
-    """Return the state with what the event says of its case: a later value replaces an earlier one."""
+    """Return the state with the event's attributes of the case. A later value replaces an earlier one."""
     attributes, steps_done = state["attributes"], state["steps_done"]
     if not isinstance(attributes, dict) or not isinstance(steps_done, int):
         raise TypeError("the state is not one that this manager wrote")
@@ -163,10 +163,10 @@ def _command(process_id: "UUID", case: Case, position: int) -> ProcessAuditEntry
     event = case.events[position]
     return ProcessAuditEntry(
         step_name=event.activity,
-        command_id=command_id_of(process_id, position),
+        command_id=step_command_id(process_id, position),
         command_type=event.activity,
         command_data=dict(event.attributes),
-        # The log says only when a step ended. The manager sends a command when it has handled the reply before.
+        # The log has only the time when a step ended. A command is sent when the previous reply was handled.
         sent_at=case.events[max(position - 1, 0)].time,
     )
 
@@ -175,7 +175,7 @@ def _reply(process_id: "UUID", case: Case, position: int) -> ProcessAuditEntry:
     event = case.events[position]
     return _command(process_id, case, position).model_copy(
         update={
-            "reply_outcome": outcome_of(event.transition),
+            "reply_outcome": step_outcome(event.transition),
             "reply_data": {"lifecycle:transition": event.transition} if event.transition else None,
             "received_at": event.time,
         }
@@ -185,14 +185,14 @@ def _reply(process_id: "UUID", case: Case, position: int) -> ProcessAuditEntry:
 async def import_in_bulk(
     engine: AsyncEngine, domain: str, processes: Iterable[ProcessMetadata], cases: Iterable[Case]
 ) -> tuple[int, int, float]:
-    """Import ended processes and all of their steps at once, in a transaction that is rolled back in the end.
+    """Import ended processes and all of their steps in bulk, in a transaction that is rolled back at the end.
 
     Returns:
-        How many processes and steps were imported, and in how many seconds.
+        The number of processes, the number of steps, and the seconds that it took.
     """
     repository = PostgresProcessRepository(engine)
     steps = (
-        (domain, process_id_of(domain, case.case_id), _reply(process_id_of(domain, case.case_id), case, position))
+        (domain, case_process_id(domain, case.case_id), _reply(case_process_id(domain, case.case_id), case, position))
         for case in cases
         for position in range(len(case.events))
     )

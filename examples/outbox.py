@@ -21,7 +21,7 @@ repository = cp.PostgresProcessRepository(engine)
 
 
 async def place_order(order_id: UUID, total: int) -> None:
-    """Write the order, its process, and the command that is to be sent."""
+    """Write the order, its process, and the command to send."""
     charge = cp.ProcessAuditEntry(step_name="charge", command_id=uuid5(order_id, "charge"), command_type="ChargeCard")
     process = cp.ProcessMetadata[cp.JsonObject](domain="orders", process_id=order_id, process_type="order", state={})
     process.status, process.current_step = cp.ProcessStatus.WAITING_FOR_REPLY, charge.step_name
@@ -32,7 +32,7 @@ async def place_order(order_id: UUID, total: int) -> None:
 
 
 async def send_some() -> None:
-    """Send what has been committed. If this dies before its commit, the command is sent again, under the same id."""
+    """Send what has been committed. If this crashes before its commit, the command is sent again, with the same id."""
     async with engine.begin() as conn:
         for row in await conn.execute(select(outbox).limit(10).with_for_update(skip_locked=True)):
             print("sent:", row.command)  # hand it to your message bus here
@@ -40,7 +40,7 @@ async def send_some() -> None:
 
 
 async def main() -> None:
-    """Place an order, and one that the database refuses."""
+    """Place an order, and another one that the database rejects."""
     async with engine.begin() as conn:
         await conn.run_sync(metadata.create_all)
     await place_order(uuid4(), 42)

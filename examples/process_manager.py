@@ -16,13 +16,13 @@ repository = cp.PostgresProcessRepository(engine)
 
 
 def command(order_id: UUID, name: str, compensates: UUID | None = None) -> cp.ProcessAuditEntry:
-    """Make a command. The same step of an order always has the same id, so it cannot be taken twice."""
+    """Return a command. The same step of an order always has the same command id, so it cannot be logged twice."""
     key = uuid5(order_id, name)
     return cp.ProcessAuditEntry(step_name=name, command_id=key, command_type=name, compensates=compensates)
 
 
 async def on_reply(order_id: UUID, reply: cp.StepReply) -> list[cp.ProcessAuditEntry]:
-    """Record a reply and the next command at once, and return what to send. The same reply again decides the same."""
+    """Record a reply and log the next command, in one step. Return what to send. A repeated reply sends nothing."""
     order = await repository.get_by_id("orders", order_id)
     [answered] = [e for e in await repository.get_audit_trail("orders", order_id) if e.command_id == reply.command_id]
     if order is None:

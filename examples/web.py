@@ -1,4 +1,4 @@
-"""FastAPI: orders are placed, replies come in, and anybody can ask what happened. Try `uvicorn examples.web:app`."""
+"""FastAPI: place an order, record a reply, and read the audit trail. Try `uvicorn examples.web:app`."""
 
 import asyncio
 import os
@@ -40,7 +40,7 @@ async def place(order_id: UUID) -> None:
 
 @app.put("/orders/{order_id}/replies/{command_id}")
 async def reply(order_id: UUID, command_id: UUID, outcome: cp.ReplyOutcome) -> bool:
-    """Record a reply and end the process. The same reply again changes nothing: the answer is `false`."""
+    """Record a reply and end the process. If the same reply comes again, nothing changes and the answer is `false`."""
     order = await repository.get_by_id("orders", order_id)
     if order is None:
         raise cp.ProcessNotFoundError("orders", order_id)
@@ -50,11 +50,11 @@ async def reply(order_id: UUID, command_id: UUID, outcome: cp.ReplyOutcome) -> b
 
 @app.get("/orders/{order_id}")
 async def trail(order_id: UUID) -> list[cp.ProcessAuditEntry]:
-    """Tell what happened."""
+    """Return the audit trail."""
     return await repository.get_audit_trail("orders", order_id)
 
 
 @app.exception_handler(cp.ProcessRepositoryError)
 async def refuse(_: Request, error: cp.ProcessRepositoryError) -> JSONResponse:
-    """Answer 503 if trying again can help, 404 for what is not there, and 409 for a conflict."""
+    """Answer 503 if trying again can help, 404 if something does not exist, and 409 for a conflict."""
     return JSONResponse(str(error), 503 if error.retryable else 404 if isinstance(error, LookupError) else 409)

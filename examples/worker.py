@@ -1,4 +1,4 @@
-"""Workers that share a backlog. Each claims orders that no other worker holds, ships them, and lets them go."""
+"""Workers that share a backlog. Each worker claims orders that no other worker holds, and ships them."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ packed: list[UUID] = []
 
 
 async def ship_some(conn: AsyncConnection) -> int:
-    """Ship up to five orders in one transaction. If the worker dies in it, the orders are free again, and unshipped."""
+    """Ship up to five orders in one transaction. If the worker crashes, its orders are unlocked, and not shipped."""
     orders = await repository.claim("orders", [ProcessStatus.PENDING], conn, limit=5)
     for order in orders:
         packed.append(order.process_id)
@@ -34,7 +34,7 @@ async def ship_some(conn: AsyncConnection) -> int:
 
 
 async def worker() -> int:
-    """Work until nothing is left. A worker that lives on would wait a moment here, and look again."""
+    """Work until nothing is left. A worker that runs all the time would wait a moment, and look again."""
     shipped = 0
     while some := await run_in_transaction(engine, ship_some):
         shipped += some

@@ -1,6 +1,6 @@
-"""The tables as existing command-bus databases have them, made by hand-written SQL.
+"""The tables as they are in existing command-bus databases, which were created by hand-written SQL.
 
-A database that has them already is adopted with `alembic stamp 0001`, and this revision is not run.
+If your database has them already, do not run this revision. Adopt the tables with `alembic stamp 0001`.
 
 Revision ID: 0001
 """
@@ -73,6 +73,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    # The schema stays: the rest of the command bus may live in it, and Alembic's version table does.
+    # The schema stays: it contains Alembic's version table, and may contain the rest of the command bus.
     op.drop_table("process_audit", schema="commandbus")
     op.drop_table("process", schema="commandbus")

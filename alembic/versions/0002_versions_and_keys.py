@@ -1,7 +1,7 @@
-"""What the repository needs: versions, keys that contain the process, one entry a command, the indexes of its queries.
+"""What the repository needs: versions, keys that contain the process, one entry a command, indexes for its queries.
 
-Takes an ACCESS EXCLUSIVE lock on both tables until it commits. `version` is added without rewriting the table; the new
-keys and the index are built by reading the tables once each.
+Takes an ACCESS EXCLUSIVE lock on both tables until it commits. Adding `version` does not rewrite the table. Building
+each new key and the index reads the table once.
 
 Revision ID: 0002
 Revises: 0001
@@ -49,7 +49,7 @@ END
 $$
 """
 
-# The primary key was made by hand-written SQL, and may have any name.
+# The primary key may have any name, because hand-written SQL created it.
 DROP_PRIMARY_KEY = """
 DO $$
 BEGIN
@@ -79,11 +79,11 @@ def upgrade() -> None:
     op.create_index(
         "idx_process_status_created", "process", ["domain", "status", "created_at", "process_id"], schema="commandbus"
     )
-    # A prefix of the new index, or of the new primary key, does what these did ...
+    # A prefix of the new index, or of the new primary key, replaces these two.
     drop_index("idx_process_status", "process")
     drop_index("idx_process_audit_process", "process_audit")
-    # ... and no query of the repository uses these; the second even misleads the planner into walking the table in
-    # order of creation until it has found the rows of one status.
+    # No query of the repository uses these three. idx_process_created even misleads the planner: it then reads the
+    # table in the order of creation until it has found enough rows of one status.
     drop_index("idx_process_type", "process")
     drop_index("idx_process_created", "process")
     drop_index("idx_process_audit_command", "process_audit")
@@ -104,5 +104,5 @@ def downgrade() -> None:
 
 
 def drop_index(name: str, table: str) -> None:
-    # IF EXISTS: who made the tables by hand may have left one out, or dropped it since.
+    # IF EXISTS: hand-written tables may lack the index.
     op.drop_index(name, table, schema="commandbus", if_exists=True)

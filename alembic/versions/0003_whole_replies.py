@@ -1,4 +1,4 @@
-"""A recorded reply has outcome and time together, or neither.
+"""A CHECK for replies: an entry has both an outcome and a time, or neither.
 
 Takes an ACCESS EXCLUSIVE lock on the audit trail until it commits, and reads it once.
 

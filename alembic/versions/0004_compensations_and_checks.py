@@ -1,15 +1,15 @@
-"""Which command a step undoes, and CHECKs for what a row must never say.
+"""The command that a step undoes, and CHECKs that reject invalid rows.
 
-Adds a nullable column and five CHECKs. Software that does not know them goes on working: older versions of this library
-and plain SQL write none of the values that are refused.
+Adds a nullable column and five CHECKs. Older versions of this library and plain SQL go on working, because they never
+write the values that the CHECKs reject.
 
-Takes an ACCESS EXCLUSIVE lock on both tables until it commits, the process first, as every writer does. It scans no
-table, so it is over at once. But it waits for whoever reads the tables, and everybody else then waits behind it. Set
-`lock_timeout` for the role that migrates, and run it again if that ends the wait.
+Takes an ACCESS EXCLUSIVE lock on both tables until it commits, on `process` first, as every writer does. It scans no
+table with rows, so it takes only a moment. But it has to wait for everybody who reads the tables, and everybody else
+then waits behind it. Set `lock_timeout` for the role that migrates. If it ends the wait, run the upgrade again.
 
-The CHECKs are NOT VALID: they hold for each row that is written from now on, and rows that break one stay readable.
-Such a row can only be updated by an UPDATE that mends it. Empty tables have nothing to check, so their CHECKs are valid
-at once. In tables with rows, this finds those that break one:
+The CHECKs are NOT VALID. They hold for every row that is written from now on. Rows that break one can still be read,
+but an UPDATE of such a row must also correct it. In empty tables the CHECKs are valid at once. In tables with rows,
+these queries find the rows that break a CHECK:
 
     SELECT domain, process_id, status, version FROM commandbus.process
         WHERE version < 1 OR status NOT IN ('PENDING', 'IN_PROGRESS', 'WAITING', 'WAITING_FOR_TSQ', 'COMPENSATING',
@@ -18,8 +18,8 @@ at once. In tables with rows, this finds those that break one:
         WHERE reply_outcome NOT IN ('SUCCESS', 'FAILED', 'CANCELED')
            OR (reply_outcome IS NULL AND reply_data <> 'null');
 
-Mend them, and validate when you like. New rows do not need it. It reads the table once, under a SHARE UPDATE EXCLUSIVE
-lock, so everybody goes on reading and writing:
+Correct them, and validate the CHECKs when you like. New rows do not need that. It reads the table once, under a SHARE
+UPDATE EXCLUSIVE lock, so everybody can go on reading and writing:
 
     ALTER TABLE commandbus.process VALIDATE CONSTRAINT process_status_known;
     ALTER TABLE commandbus.process VALIDATE CONSTRAINT process_version_positive;
@@ -41,24 +41,25 @@ depends_on = None
 
 LOCK = "LOCK TABLE commandbus.process, commandbus.process_audit IN ACCESS EXCLUSIVE MODE"
 
-# None has a name that PostgreSQL gives to a CHECK by itself (table_column_check): hand-written tables may have that.
+# Do not use a name that PostgreSQL itself gives to a CHECK (table_column_check): hand-written tables may have that one.
 CHECKS = {
     "process": {
-        # The server prepares a CHECK again for each statement. IN would be nine expressions: 12 µs an update, not 6.
+        # The server prepares a CHECK again for each statement. IN would be nine expressions: 12 µs an update, instead
+        # of 6.
         "process_status_known": "status = ANY ('{PENDING,IN_PROGRESS,WAITING,WAITING_FOR_TSQ,COMPENSATING,"
         "COMPLETED,COMPENSATED,FAILED,CANCELED}'::text[])",
         "process_version_positive": "version >= 1",
     },
     "process_audit": {
         "process_audit_outcome_known": "reply_outcome = ANY ('{SUCCESS,FAILED,CANCELED}'::text[])",
-        # A JSON null is no data: other software writes it for none.
+        # A JSON null counts as no data: other software may write it.
         "process_audit_data_with_outcome": "reply_outcome IS NOT NULL OR reply_data IS NULL "
         "OR reply_data = 'null'::jsonb",
         "process_audit_compensates_another": "compensates <> command_id",
     },
 }
 
-# One statement for both `upgrade` and `upgrade --sql`. The lock is held, so that an empty table stays empty.
+# One statement for both `upgrade` and `upgrade --sql`. The table is locked, so an empty table stays empty.
 VALIDATE_IF_EMPTY = """
 DO $$
 BEGIN
@@ -69,7 +70,7 @@ END
 $$
 """
 
-# The triggers of commandbus_process.guards know the column that goes.
+# The triggers of commandbus_process.guards use the column that is dropped.
 REMOVE_GUARDS = (
     "DROP FUNCTION IF EXISTS commandbus.guard_process() CASCADE",
     "DROP FUNCTION IF EXISTS commandbus.guard_process_audit() CASCADE",

@@ -1,4 +1,29 @@
-"""The process repository on PostgreSQL."""
+"""The process repository on PostgreSQL, and the rooms behind it.
+
+Public:
+
+- `_repository`: the class; each method checks its arguments, runs its statement, and turns rows into objects.
+- `_retrying`: `run_in_transaction`, which runs a transaction again after a lost race.
+
+Statements, by feature:
+
+- `_statements`: the statements about one process or one step.
+- `_listing`: a filter as SQL, for `find_by_status` and `claim`.
+- `_advance`: `advance`, and `save` with its first commands: their statements, and why a step was not taken.
+- `_bulk`: `save_many` and `log_many`: their statements, and why an item was not written.
+
+What they share:
+
+- `_expressions`: parts of statements: parameters, columns as they are read, comparisons.
+- `_parameters`: checked arguments as the parameters of statements.
+- `_batches`: splits many items into batches, and prepares the next batch while the last one is written.
+- `_copy`: writes a batch with COPY.
+- `_reading`: turns rows into processes and entries.
+- `_stamps`: which row an object matches, and what the database sets when it writes a process.
+- `_refusals`: why a write changed nothing, as an error; all writers use it.
+- `_transaction`: runs statements on the right connection, and translates the conflicts that PostgreSQL finds.
+- `_storable`: what an encoding or a limit of the server does not allow.
+"""
 
 from commandbus_process.postgres._repository import PostgresProcessRepository
 from commandbus_process.postgres._retrying import run_in_transaction

@@ -1,4 +1,4 @@
-"""Steps of a process manager: save a process with its first commands, and advance it. Statements and refusals."""
+"""Save a process with its first commands, and advance it: the statements, and why a step was not taken."""
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -51,7 +51,7 @@ from commandbus_process.postgres._refusals import (
     why_not_recorded,
     write_or_explain,
 )
-from commandbus_process.postgres._stamps import Written, read_written, stamps_of, written_from
+from commandbus_process.postgres._stamps import Written, matching_stamps, read_written, written_from
 from commandbus_process.postgres._statements import (
     MATCHES_OBJECT,
     SAVE,
@@ -61,11 +61,11 @@ from commandbus_process.postgres._statements import (
     WHY_NOT_WRITTEN,
     update_process,
 )
-from commandbus_process.postgres._transaction import is_in_autocommit, savepoint_open, sqlstate_of
+from commandbus_process.postgres._transaction import get_sqlstate, is_in_autocommit, savepoint_open
 from commandbus_process.tables import process, process_audit
 
-# The commands that are sent, beside the parameters of the process and the reply. One command, the usual number, travels
-# as parameters: the server takes a sixth less time than with JSON. Several are rows.
+# The parameters of the commands that are sent. A single command, the usual case, is sent as one parameter a column: the
+# server then takes a sixth less time than with JSON. Several commands are sent as rows in one JSON parameter.
 _SENT_ROWS = rows_parameter(process_audit, ENTRY, "sent")
 
 
@@ -86,15 +86,16 @@ def _count(written: CTE) -> ColumnElement[int]:
 
 
 def _advance(*, with_reply: bool, sent: Literal["none", "one", "many"]) -> Select[Any]:
-    """One step of a process manager in one statement: the next commands, the reply, the process, or none of them.
+    """Return one step of a process manager as one statement. It writes all of its parts, or none of them.
 
-    `held` checks and locks all preconditions: the row that the object matches, the step that has no reply yet, and that
-    none of several commands is logged. (A single one is logged or is not.) All that is written is read from `held`. The
-    process is locked before the step: every writer keeps this order, so that no two wait for each other.
+    The parts are the next commands, the reply and the process. `held` checks and locks all preconditions: the object
+    still matches its row, the step has no reply yet and, if there are several commands, none of them is logged. (For a
+    single command, ON CONFLICT is enough.) Every part is written from what `held` returns. The process is locked before
+    the step. All writers lock in this order, so that they cannot deadlock.
 
-    One thing can still happen meanwhile: another transaction logs one of the commands. So the commands are logged
-    first, the reply is recorded only if all of them were, and the process is updated only then. If a part was written
-    and the process was not, the statement fails, which takes back the part.
+    After `held`, another transaction can still log one of the commands. So the commands are logged first. The reply is
+    recorded only if all commands were logged, and the process is updated only if the reply was recorded. If a part was
+    written and the process was not, the statement fails, which undoes that part.
     """
     step = process_audit.alias("step")
     is_replied = process_audit.c.command_id == key_parameter(process_audit.c.command_id)
@@ -107,7 +108,8 @@ def _advance(*, with_reply: bool, sent: Literal["none", "one", "many"]) -> Selec
         locked.append(step)
         conditions += [step.c.command_id == key_parameter(process_audit.c.command_id), step.c.reply_outcome.is_(None)]
     if sent == "many":
-        # A scalar subquery is looked up by key for each command; an EXISTS would become a join with the whole trail.
+        # PostgreSQL looks up a scalar subquery by key for each command. It would turn an EXISTS into a join with the
+        # whole trail.
         is_command = and_(OF_PROCESS, process_audit.c.command_id == _SENT_ROWS.c.command_id)
         logged_before = select(process_audit.c.id).where(is_command).correlate(_SENT_ROWS).scalar_subquery()
         conditions.append(~exists(select(ONE).select_from(_SENT_ROWS).where(logged_before.is_not(None))))
@@ -118,8 +120,8 @@ def _advance(*, with_reply: bool, sent: Literal["none", "one", "many"]) -> Selec
         .with_for_update(key_share=True, of=locked)
         .cte("held")
     )
-    # Each part reads the key from the one before it, so it is written only if that one was. (Counting the rows of each
-    # part took the server 8 % longer.)
+    # Each part reads the key from the part before it, so it is written only if that part was. (Counting the rows of
+    # each part instead took the server 8 % longer.)
     parts: list[CTE] = [held]
     all_logged: list[ColumnElement[bool]] = []
     if sent != "none":
@@ -133,7 +135,7 @@ def _advance(*, with_reply: bool, sent: Literal["none", "one", "many"]) -> Selec
         parts.append(logged)
         if sent == "many":
             all_logged = [_count(logged) == bindparam("sent_count", type_=Integer())]
-    before = held if sent == "many" else parts[-1]  # several commands are several rows
+    before = held if sent == "many" else parts[-1]  # several commands are several rows: they are counted instead
     if with_reply:
         before = (
             update(process_audit)
@@ -154,7 +156,7 @@ def _advance(*, with_reply: bool, sent: Literal["none", "one", "many"]) -> Selec
 
 
 def _save_with(*, many: bool) -> Select[Any]:
-    """A new process and its first commands in one statement."""
+    """Return the statement that saves a new process and its first commands."""
     saved = SAVE.returning(*process.primary_key).cte("saved")
     logged = (
         insert(process_audit)
@@ -166,7 +168,7 @@ def _save_with(*, many: bool) -> Select[Any]:
     return select(saved.c.written).where(whole_or_failed(_count(logged) == wanted, saved))
 
 
-# By whether there is a reply, and how many commands there are to log.
+# One statement for each case: with or without a reply; with no command, one, or several.
 ADVANCE_ON_REPLY = _advance(with_reply=True, sent="none")
 ADVANCE_WITH_ONE_SENT = _advance(with_reply=False, sent="one")
 ADVANCE_WITH_SENT = _advance(with_reply=False, sent="many")
@@ -175,8 +177,8 @@ ADVANCE_ON_REPLY_WITH_SENT = _advance(with_reply=True, sent="many")
 SAVE_WITH_ONE_SENT = _save_with(many=False)
 SAVE_WITH_SENT = _save_with(many=True)
 
-# Why a step was not taken, as far as the process says it: no row, no process; else what the row has, and whether it has
-# what the step was to write.
+# Why a step was not taken, as far as the process shows it. No row: the process does not exist. Otherwise: the row's
+# version, type and stamp, what the database has set, and whether the row already has what the step wants to write.
 WHY_NOT_ADVANCED = WHY_NOT_WRITTEN.add_columns(
     WRITTEN.label("written"), and_(*(equals_given(process.c[name]) for name in SAME_PROCESS)).label("same")
 )
@@ -204,9 +206,9 @@ _INVALID_TEXT_REPRESENTATION = "22P02"
 
 
 def is_part_written(error: DBAPIError) -> bool:
-    """Whether a statement failed because it would have written a part only. A trigger's own error is not that."""
+    """Whether a statement failed because it would have written only a part. A trigger's own error is not meant."""
     message = getattr(getattr(error.orig, "diag", None), "message_primary", None) or ""
-    return sqlstate_of(error) == _INVALID_TEXT_REPRESENTATION and PART_WRITTEN in message
+    return get_sqlstate(error) == _INVALID_TEXT_REPRESENTATION and PART_WRITTEN in message
 
 
 @contextmanager
@@ -216,11 +218,11 @@ def _savepoint(connection: Connection) -> Generator[None]:
 
 
 class Taken(NamedTuple):
-    """The step was taken.
+    """The step was taken, by this call or by an earlier one.
 
     Attributes:
-        is_new: Whether this call took it. Otherwise it is a redelivery.
-        row: What the database has set; `None` if the row has something else than the object.
+        is_new: Whether this call took it. If not, it is a redelivery.
+        row: What the database has set; `None` if the row differs from the object.
     """
 
     is_new: bool
@@ -228,12 +230,12 @@ class Taken(NamedTuple):
 
 
 class Step:
-    """The reply, the commands that are sent, and the process after them.
+    """One step: the reply, the commands that are sent, and the process after the step.
 
     Args:
-        process: As it is to be.
-        reply: What came, if anything.
-        sent: What goes out.
+        process: The process as it is after the step.
+        reply: The reply that came, if any.
+        sent: The commands that are sent.
         values: The parameters of the statement.
     """
 
@@ -244,20 +246,22 @@ class Step:
         sent: Sequence[ProcessAuditEntry],
         values: Mapping[str, Any],
     ) -> None:
-        self._key = process.domain, process.process_id
-        self._stamps = stamps_of(process)
+        self._process_key = process.domain, process.process_id
+        self._stamps = matching_stamps(process)
         self._reply = reply
         self._sent = sent
         self._values = dict(values)
 
     def take(self, connection: Connection) -> Taken:
         """Write everything or nothing."""
-        return write_or_explain(lambda: self._write(connection), lambda: self._explain(connection), lambda: self._key)
+        return write_or_explain(
+            lambda: self._write(connection), lambda: self._explain(connection), lambda: self._process_key
+        )
 
     def _write(self, connection: Connection) -> Taken | None:
         statement = _STATEMENTS[self._reply is not None, min(len(self._sent), _SEVERAL)]
-        # Of one command, all are logged or none. Of several, another transaction can log one while the statement runs.
-        # Then the statement fails, and only a savepoint keeps the caller's transaction alive.
+        # A single command is logged or not. If there are several, another transaction can log one of them while the
+        # statement runs. Then the statement fails, and only a savepoint keeps the caller's transaction alive.
         may_fail = len(self._sent) >= _SEVERAL
         needs_savepoint = may_fail and not is_in_autocommit(connection)
         try:
@@ -268,13 +272,17 @@ class Step:
                 raise
             if may_fail:
                 return None
-            # Not another transaction: a trigger or a row policy. The caller's transaction is aborted, which keeps it
-            # from committing a part.
-            raise NothingWrittenError(*self._key) from error
+            # The cause is not another transaction, but a trigger or a row-level security policy. The caller's
+            # transaction is now aborted, so it cannot commit a part.
+            raise NothingWrittenError(*self._process_key) from error
         return None if written is None else Taken(is_new=True, row=written)
 
     def _explain(self, connection: Connection) -> Taken | None:
-        """Return what a redelivery wrote; raise why nothing was written; return `None` if nothing is in the way."""
+        """Find out why nothing was written.
+
+        Returns the step that was taken before, if this is a redelivery. Raises the error for anything else that
+        prevents the step. Returns `None` if nothing prevents it any more.
+        """
         actual = first_row(connection.execute(WHY_NOT_ADVANCED, self._values))
         recorded = None
         if self._reply is not None:
@@ -291,10 +299,10 @@ class Step:
         missing = f"command {not_there[0].command_id}" if not_there else "the reply"
         errors: list[ProcessRepositoryError | None] = []
         if self._reply is not None:
-            errors.append(why_not_recorded(*self._key, recorded, self._reply, missing))
+            errors.append(why_not_recorded(*self._process_key, recorded, self._reply, missing))
         for row, entry in zip(logged, self._sent, strict=True):
-            errors.append(why_not_logged(*self._key, row, entry, missing))
+            errors.append(why_not_logged(*self._process_key, row, entry, missing))
         return errors
 
     def _logging(self, entry: ProcessAuditEntry) -> dict[str, Any]:
-        return {**entry_columns(entry), **step_key(*self._key, entry.command_id)}
+        return {**entry_columns(entry), **step_key(*self._process_key, entry.command_id)}

@@ -1,4 +1,4 @@
-"""Many items in batches; the next one is prepared while the server has the last."""
+"""Split many items into batches, and prepare the next batch while the last one is written."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -17,12 +17,12 @@ ItemT = TypeVar("ItemT")
 
 _MOST_ITEMS = 1000
 _MOST_CHARACTERS = 1_000_000
-# How many items are prepared before others get their turn: the statement under way, and the application's tasks.
+# After so many items, other tasks get their turn: the statement that is being sent, and the application's own tasks.
 _ITEMS_A_TURN = 50
 
 
 class Prepared(NamedTuple):
-    """An item as it is sent: its columns, of which those that are JSON are text, and how many characters these have."""
+    """An item as it is sent: its key, its columns (JSON as text), and the number of characters of that JSON."""
 
     process: tuple[str, UUID]
     command_id: UUID | None
@@ -31,10 +31,13 @@ class Prepared(NamedTuple):
 
 
 class Batch(Generic[ItemT]):
-    """Items that go with one statement, no two with the same key: the second is to meet the first in the table.
+    """Items that are written by one statement.
 
-    They are written in the order of their processes. Two calls that overlap then lock the same rows in the same order,
-    and do not wait for each other. The items of one process keep their order.
+    No two have the same key. A second item with the same key goes into the next batch, so that it conflicts with the
+    first one in the table.
+
+    Items are written in the order of their processes' keys. So two calls that overlap lock the same rows in the same
+    order, and cannot deadlock. The items of one process keep their order.
     """
 
     def __init__(self) -> None:
@@ -44,7 +47,7 @@ class Batch(Generic[ItemT]):
         self._size = 0
 
     def has_room_for(self, prepared: Prepared) -> bool:
-        """Whether the item can go with the others; a first one always can."""
+        """Whether the item fits into the batch. The first item always fits."""
         return not self.items or (
             len(self.items) < _MOST_ITEMS
             and self._size + prepared.size <= _MOST_CHARACTERS
@@ -52,7 +55,7 @@ class Batch(Generic[ItemT]):
         )
 
     def add(self, item: ItemT, prepared: Prepared) -> None:
-        """Put an item behind the others."""
+        """Append an item."""
         self.items.append(item)
         self._prepared.append(prepared)
         self._keys.add((prepared.process, prepared.command_id))
@@ -63,15 +66,15 @@ class Batch(Generic[ItemT]):
 
         def key(position: int) -> tuple[str, int]:
             domain, process_id = self._prepared[position].process
-            return domain, process_id.int  # compared in C, which a UUID is not
+            return domain, process_id.int  # integers are compared in C, UUIDs in Python
 
         return sorted(range(len(self.items)), key=key)
 
     def as_json(self, only: Iterable[int] | None = None) -> str:
-        """Return the items as a JSON array of objects in the order of writing, numbered in it as `position`.
+        """Return the items as a JSON array of objects, in the order of writing. `position` is the number in that order.
 
         Args:
-            only: The numbers of those that are wanted.
+            only: The numbers of the items to return; all by default.
         """
         order = self.order()
         numbers = range(len(order)) if only is None else only
@@ -84,10 +87,10 @@ class Batch(Generic[ItemT]):
 
 
 def check_iterable(what: str, items: object, item_type: str) -> None:
-    """Refuse what cannot be many items. A single model can be iterated over too, but gives its fields.
+    """Reject what is not an iterable of items. A single model is iterable, too, but yields its fields.
 
     Raises:
-        InvalidInputError: It is none.
+        InvalidInputError: It is not an iterable, or a single model.
     """
     if isinstance(items, BaseModel) or not isinstance(items, Iterable | AsyncIterable):
         raise InvalidInputError(what, f"must be an iterable of {item_type}, not {type(items).__name__}")
@@ -104,15 +107,15 @@ async def in_batches(
     """Write all items, and return how many were written.
 
     Args:
-        what: What to call the items in an error.
-        items: Asked for as they are needed; two batches are held in memory.
+        what: The name of the items in an error.
+        items: The items. The iterable is consumed lazily. At most two batches are in memory.
         prepare: Checks an item and turns it into what is sent.
-        write: Sends a batch.
-        ahead: Whether items may be asked for while a batch is being sent. Not on the caller's connection: the items
-            may come from it.
+        write: Writes a batch.
+        ahead: Whether to consume items while a batch is being written. `False` on the caller's connection, because the
+            items may be read from it.
 
     Raises:
-        InvalidInputError: From `prepare`, the item's position with the field.
+        InvalidInputError: An error of `prepare`, with the item's position in its field.
     """
     written = 0
     sending: asyncio.Task[int] | None = None
@@ -129,12 +132,12 @@ async def in_batches(
                 written += await sending
     finally:
         if sending is not None:
-            # If an item was refused or this task cancelled, the connection is not free before the statement ends, and
-            # its error is nobody's.
+            # If an item was rejected or this task was cancelled, wait until the statement has ended: only then is the
+            # connection free. The statement's own error is dropped.
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
-            # The task has the error, whose traceback has this frame. With the task in it they would be a cycle, which
-            # keeps the caller's items, and what these hold, until the garbage collector runs.
+            # The task refers to its error, the error to its traceback, and the traceback to this frame. If this frame
+            # still referred to the task, that cycle would keep the caller's items until the garbage collector runs.
             del sending
     return written
 
@@ -162,7 +165,7 @@ async def _batches(
 
 
 async def _each(items: Iterable[ItemT] | AsyncIterable[ItemT]) -> AsyncGenerator[ItemT]:
-    """Give each item. What the caller gave stays open; a generator that only its `__aiter__` made here is closed."""
+    """Yield each item. The caller's own iterator stays open. A generator that `__aiter__` made here is closed."""
     if isinstance(items, AsyncIterable):
         iterator = aiter(items)
         try:

@@ -1,4 +1,4 @@
-"""Many processes, or many entries, in one unit: their statements, and what is in the way."""
+"""Save many processes or log many entries, all or none: the statements, and why an item was not written."""
 
 from collections.abc import AsyncIterable, Callable, Iterable
 from typing import Any, TypeAlias
@@ -21,7 +21,7 @@ from commandbus_process.postgres._reading import Row, Rows
 from commandbus_process.postgres._refusals import raise_with_others, why_not_logged, write_or_explain
 from commandbus_process.postgres._stamps import forget_row, set_stored, written_from
 from commandbus_process.postgres._statements import COUNTED, ENTRY_SELECTED, is_same_entry
-from commandbus_process.postgres._transaction import conflicts_told, unit
+from commandbus_process.postgres._transaction import atomic, translated_errors
 from commandbus_process.tables import process as process_table
 from commandbus_process.tables import process_audit
 
@@ -29,7 +29,7 @@ _Step: TypeAlias = tuple[str, UUID, ProcessAuditEntry]
 
 
 def _save_many() -> Select[Any]:
-    # What is read from twice, PostgreSQL keeps if it is in a WITH.
+    # The rows are read twice. PostgreSQL computes a WITH query that is used twice only once.
     rows = rows_parameter(process_table, SAVED, "processes")
     given = select(*rows.c).cte("given")
     saved = (
@@ -64,7 +64,7 @@ def _log_many() -> Insert:
             LOGGED,
             select(*(given.c[name] for name in LOGGED))
             .join_from(given, process_table, names_equal(process_table, given, PROCESS_KEY))
-            .order_by(given.c.position)  # entries of one time are listed in the order of their ids
+            .order_by(given.c.position)  # in the order of the ids, which decides between entries of the same time
             .with_for_update(read=True, key_share=True, of=process_table),
         )
         .on_conflict_do_nothing(index_elements=COMMAND_KEY)
@@ -85,19 +85,19 @@ def _why_not_all_logged() -> Select[Any]:
     )
 
 
-# The rows are written in the order of their positions. ON CONFLICT names the library's own key: a conflict with
-# anything else, a unique index of the host's for example, is the server's error.
+# The rows are written in the order of their positions. ON CONFLICT names the library's own key. A conflict with another
+# unique index, for example one of the host application, is an error of the server.
 #
-# SAVE_MANY gives the positions of the rows that were not written, and WHY_NOT_ALL_SAVED the ones of them whose key is
-# in the table.
+# SAVE_MANY returns the positions of the rows that were not written. WHY_NOT_ALL_SAVED returns the positions of the rows
+# whose key is in the table.
 SAVE_MANY = _save_many()
 WHY_NOT_ALL_SAVED = _why_not_all_saved()
 WRITTEN_MANY = _written_many()
-# Its row count says how many were written. Finding out which would cost a fifth more: 31 instead of 27 microseconds a
-# row.
+# The row count is the number of written rows. Returning which rows were written would cost a fifth more: 31 instead of
+# 27 microseconds a row.
 LOG_MANY = _log_many()
-# Of the rows, those that are not there as they were given: without `process_id`, there is no process; without
-# `command_id`, none is logged any more; else the entry that is.
+# Returns the rows that are not stored as they were given. If `process_id` is NULL, the process does not exist. If
+# `command_id` is NULL, no entry is logged (any more). Otherwise the row has the entry that is logged.
 WHY_NOT_ALL_LOGGED = _why_not_all_logged()
 
 
@@ -107,7 +107,7 @@ async def save_many(
     processes: Iterable[ProcessMetadata[StateT]] | AsyncIterable[ProcessMetadata[StateT]],
     state_text: Callable[[ProcessMetadata[StateT]], str],
 ) -> int:
-    """Insert new processes, and return how many."""
+    """Insert new processes, and return how many were inserted."""
     check_iterable("processes", processes, "ProcessMetadata")
     by_copy = True
 
@@ -126,10 +126,10 @@ async def save_many(
         _set_all_stored(connection, batch)
         return len(batch.items)
 
-    async with unit(engine, conn) as connection:
+    async with atomic(engine, conn) as connection:
 
         async def send(batch: Batch[ProcessMetadata[StateT]]) -> int:
-            with conflicts_told():
+            with translated_errors():
                 return await greenlet_spawn(write, connection.sync_connection, batch)
 
         return await in_batches("processes", processes, prepare, send, ahead=conn is None)
@@ -144,7 +144,7 @@ def _insert_processes(connection: Connection, batch: Batch[ProcessMetadata[State
         return [(item.domain, item.process_id) for item in items]
 
     def write() -> bool | None:
-        # Somebody may delete the process in the way before `explain` looks. Then this goes on with what is missing.
+        # Somebody may delete the conflicting process before `explain` runs. Then only the missing ones are written.
         nonlocal missing
         missing = list(connection.execute(SAVE_MANY, {"processes": batch.as_json(missing)}).scalars())
         return None if missing else True
@@ -157,7 +157,7 @@ def _insert_processes(connection: Connection, batch: Batch[ProcessMetadata[State
 
 
 def _set_all_stored(connection: Connection, batch: Batch[ProcessMetadata[StateT]]) -> None:
-    """Set on the processes of a batch what the database has set. COPY returns nothing, so it is read back."""
+    """Set on the processes of a batch what the database has set. It is read back, since COPY returns nothing."""
     keys = json_rows(
         {position: {"domain": each.domain, "process_id": each.process_id} for position, each in enumerate(batch.items)}
     )
@@ -171,9 +171,9 @@ def _set_all_stored(connection: Connection, batch: Batch[ProcessMetadata[StateT]
 async def log_many(
     engine: AsyncEngine, conn: AsyncConnection | None, steps: Iterable[_Step] | AsyncIterable[_Step]
 ) -> int:
-    """Log entries, and return how many were not there already."""
+    """Log entries, and return how many were new."""
     check_iterable("steps", steps, "(domain, process id, ProcessAuditEntry)")
-    # Until something is in the way. Then these are entries that are being redelivered, and the next ones are too.
+    # Until the first conflict. Then these entries are probably being redelivered, and so are the next ones.
     by_copy = True
 
     def prepare(step: _Step) -> Prepared:
@@ -189,17 +189,17 @@ async def log_many(
         by_copy = by_copy and copy_rows(connection, process_audit, LOGGED, batch.rows(LOGGED))
         return len(batch.items) if by_copy else _insert_steps(connection, batch)
 
-    async with unit(engine, conn) as connection:
+    async with atomic(engine, conn) as connection:
 
         async def send(batch: Batch[_Step]) -> int:
-            with conflicts_told():
+            with translated_errors():
                 return await greenlet_spawn(write, connection.sync_connection, batch)
 
         return await in_batches("steps", steps, prepare, send, ahead=conn is None)
 
 
 def _checked_step(step: tuple[Any, ...]) -> _Step:
-    """Return a step whose shape is right; its key is not checked yet."""
+    """Return a step that is a tuple of three with an entry. Its domain and process id are not checked here."""
     if not isinstance(step, tuple):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
         raise InvalidInputError("entry", f"must be (domain, process id, ProcessAuditEntry), not {type(step).__name__}")
     match step:

@@ -1,4 +1,4 @@
-"""COPY, the fastest way into a table, for rows that are probably not there yet."""
+"""Write rows with COPY, the fastest way into a table, if they are probably not stored yet."""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,26 +12,26 @@ from sqlalchemy.engine import Transaction
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.util import await_only
 
-# Each COPY runs in a savepoint. PostgreSQL keeps 64 of them that wrote in a list of the transaction. With more, every
-# other session has to look them up on disk. The rest are left to the caller.
+# Each COPY runs in a savepoint. PostgreSQL keeps up to 64 writing savepoints of a transaction in shared memory. If
+# there are more, every other session has to look them up in files. A limit of 48 leaves some savepoints to the caller.
 _MOST_COPIES = 48
-# How many were run in a transaction, by any number of calls.
+# For each transaction: how many COPYs it has run, in all calls together.
 _copies: WeakKeyDictionary[Transaction, int] = WeakKeyDictionary()
 
-_INTEGRITY_CONSTRAINT_VIOLATION = "23"  # a class: all of its codes begin with it
-# COPY refuses what INSERT can do: to write under row-level security, or to a view.
+_INTEGRITY_CONSTRAINT_VIOLATION = "23"  # a class of SQLSTATEs: they all begin with it
+# COPY cannot write under row-level security or to a view. INSERT can.
 _NOT_WITH_COPY = frozenset({"0A000", "42809"})
 
 
 def copy_rows(connection: Connection, table: Table, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> bool:
-    """Write all rows or none, and return whether they were written. If not, INSERT is to try.
+    """Write all rows or none, and return whether they were written. If not, use INSERT.
 
-    COPY has no ON CONFLICT and fails on a conflict, so it runs in a savepoint. `False` means that INSERT will find out
-    more: a conflict, rows that a trigger swallowed, a table that COPY cannot write to. SQLAlchemy has no COPY, so its
-    events do not report it.
+    COPY has no ON CONFLICT and fails on a conflict, so it runs in a savepoint. `False` means: there is a conflict, a
+    trigger swallowed rows, or COPY cannot write to the table. INSERT then finds out more. SQLAlchemy does not know
+    COPY, so its events do not report it.
 
     Raises:
-        sqlalchemy.exc.DBAPIError: Every other error of the server (a time-out, a full disk), as from a statement.
+        sqlalchemy.exc.DBAPIError: Any other error of the server (a time-out, a full disk), as a statement raises it.
     """
     transaction = connection.get_transaction()
     if transaction is None or _copies.get(transaction, 0) >= _MOST_COPIES:
@@ -56,7 +56,7 @@ class _NotAllCopiedError(Exception):
 
 
 def _statement(connection: Connection, table: Table, names: Sequence[str]) -> sql.Composed:
-    schema = connection.schema_for_object(table)  # a `schema_translate_map` may say another one than the table
+    schema = connection.schema_for_object(table)  # a `schema_translate_map` may name another schema than the table
     path = (table.name,) if schema is None else (schema, table.name)
     return sql.SQL("COPY {} ({}) FROM STDIN").format(
         sql.Identifier(*path), sql.SQL(", ").join(map(sql.Identifier, names))
@@ -64,7 +64,7 @@ def _statement(connection: Connection, table: Table, names: Sequence[str]) -> sq
 
 
 def _run(connection: Connection, statement: sql.Composed, rows: Sequence[Sequence[Any]]) -> None:
-    """Run COPY, with the errors that SQLAlchemy would raise for a statement."""
+    """Run COPY. Raise the errors that SQLAlchemy would raise for a statement."""
     adapted: Any = connection.connection.dbapi_connection
     driver = cast("psycopg.AsyncConnection[Any]", connection.connection.driver_connection)
     try:
@@ -84,17 +84,16 @@ def _run(connection: Connection, statement: sql.Composed, rows: Sequence[Sequenc
             dialect=connection.dialect,
         ) from error
     except asyncio.CancelledError:
-        # In the middle of a COPY, the connection is not fit for use any more. SQLAlchemy does the same for the
-        # statements that it knows of.
+        # A connection in the middle of a COPY cannot be used any more. SQLAlchemy does the same for a statement.
         connection.invalidate()
         raise
 
 
 def _leave_out_the_row(error: psycopg.Error) -> None:
-    """Keep the server's CONTEXT out of the message: for COPY, and for no other statement, it may quote the row."""
-    told = error.diag
-    if told.message_primary is not None:
-        parts = (told.message_primary, told.message_detail, told.message_hint)
+    """Keep the server's CONTEXT out of the message. For COPY, and for no other statement, it may quote the row."""
+    diagnostic = error.diag
+    if diagnostic.message_primary is not None:
+        parts = (diagnostic.message_primary, diagnostic.message_detail, diagnostic.message_hint)
         error.args = ("\n".join(part for part in parts if part),)
 
 

@@ -1,10 +1,10 @@
-"""Columns in SQL: as a parameter, as a value that is read, in a comparison.
+"""Build the parts of statements: parameters, columns as they are read, and comparisons.
 
-JSON travels as text in both directions. How an engine turns Python into JSON is its owner's choice (`json_serializer`)
-and must not decide what this library stores.
+JSON is sent and read as text. An engine may have its own way to turn Python into JSON (`json_serializer`), which must
+not change what this library stores.
 
-A parameter has its column's name. A parameter that finds a row has `key_` before it, since SQLAlchemy keeps the plain
-names in an UPDATE for the values.
+A parameter has the name of its column. A parameter that finds a row has the prefix `key_`, because SQLAlchemy reserves
+the plain names in an UPDATE for the new values.
 """
 
 from collections.abc import Iterable, Sequence
@@ -56,7 +56,7 @@ def key_parameter(column: Column[Any]) -> BindParameter[Any]:
 
 
 def stored(column: KeyedColumnElement[Any]) -> ColumnElement[Any]:
-    """Return a column's value. Other software may write a JSON `null` for no data; it is read as NULL."""
+    """Return a column's value. Other software may write a JSON `null` if there is no data. It is read as NULL."""
     if isinstance(column, Column) and isinstance(column.type, JSONB) and column.nullable:
         return func.nullif(column, cast(literal_column("'null'"), JSONB))
     return column
@@ -65,8 +65,8 @@ def stored(column: KeyedColumnElement[Any]) -> ColumnElement[Any]:
 def selected(column: KeyedColumnElement[Any]) -> ColumnElement[Any]:
     """Return a column as it is selected, under its own name.
 
-    A time is read as the text of a JSON string, which is ISO 8601 under every DateStyle. psycopg reads ISO only, and
-    fails for all rows if one has a time that Python lacks.
+    A time is selected as the text of a JSON string, which is ISO 8601 under every DateStyle. psycopg itself can read
+    only the DateStyle ISO. It would also fail for all rows if one row has a time that Python cannot represent.
     """
     if isinstance(column.type, DateTime):
         return cast(func.pg_catalog.to_json(column), Text).label(column.name)
@@ -74,28 +74,28 @@ def selected(column: KeyedColumnElement[Any]) -> ColumnElement[Any]:
 
 
 def equals_given(column: Column[Any], given: ColumnElement[Any] | None = None) -> ColumnElement[bool]:
-    """Return whether a stored value is the given one, which is a parameter by default.
+    """Return whether a stored value equals the given one. By default that is the column's parameter.
 
-    The database compares: to `jsonb`, 1e23 and 10**23 are the same number, to Python they are not.
+    The database compares them, because 1e23 and 10**23 are equal in `jsonb` and not in Python.
     """
     return stored(column).is_not_distinct_from(parameter(column) if given is None else given)
 
 
 def equals_if_given(value: ColumnElement[Any], name: str) -> ColumnElement[bool]:
-    """Return whether a value is that of the parameter. A parameter that is NULL is not compared."""
+    """Return whether a value equals the parameter. A NULL parameter is not compared."""
     return value == func.coalesce(bindparam(name, type_=value.type), value)
 
 
 def names_equal(table: FromClause, other: FromClause, names: Iterable[str]) -> ColumnElement[bool]:
-    """Return whether the columns of these names are equal in both."""
+    """Return whether two tables are equal in the columns of these names."""
     return and_(*(table.c[name] == other.c[name] for name in names))
 
 
 def rows_parameter(table: Table, names: Sequence[str], name: str) -> TableValuedAlias:
-    """Return rows that travel as a JSON array of objects in one parameter. The key `position` numbers them.
+    """Return rows that are sent as a JSON array of objects in one parameter. The key `position` numbers them.
 
-    It is the fastest way in which rows can still be compared with what is stored: 64,000 entries a second. A statement
-    with many parameters reached 40,000.
+    This is the fastest way to write rows that can still be compared with what is stored: 64,000 entries a second. A
+    statement with many parameters reached 40,000.
     """
     columns = [column("position", Integer()), *(column(each, table.c[each].type) for each in names)]
     rows = func.pg_catalog.json_to_recordset(cast(bindparam(name, type_=Text()), JSON))
@@ -106,23 +106,24 @@ PART_WRITTEN = "only a part could be written"
 
 
 def whole_or_failed(whole: ColumnElement[bool], first: CTE) -> ColumnElement[bool]:
-    """Return true if all was written, and NULL if nothing was. If only a part was written, the statement fails.
+    """Return true if everything was written, and NULL if nothing was. If only a part was written, the statement fails.
 
     Args:
-        whole: Whether all was written.
-        first: The part that is written first. Without a row of it, nothing was written.
+        whole: Whether everything was written.
+        first: The part that is written first. If it has no row, nothing was written.
     """
     return case((whole, true()), else_=failure(PART_WRITTEN, first))
 
 
 def failure(message: str, if_any: FromClause) -> ColumnElement[bool]:
-    """Return an expression that makes the statement fail if there is a row: the text that it casts is no boolean.
+    """Return an expression that makes the statement fail if there is a row: it casts a text that is not a boolean.
 
-    SQL has no other expression that raises. A failed statement takes back all that it wrote, in autocommit too.
+    The cast fails on purpose: SQL has no other expression that raises an error. A failed statement undoes everything
+    that it wrote, even in autocommit.
 
     Args:
-        message: What the error says.
-        if_any: The rows. Without any, the expression is NULL.
+        message: The text that is cast. PostgreSQL's error quotes it.
+        if_any: The rows. If there are none, the expression is NULL and nothing fails.
     """
     text = select(literal_column(f"'{message}'", Text())).select_from(if_any).limit(ONE)
     return cast(text.scalar_subquery(), Boolean)
@@ -132,9 +133,10 @@ IS_PROCESS = and_(*(process.c[name] == key_parameter(process.c[name]) for name i
 OF_PROCESS = and_(*(process_audit.c[name] == key_parameter(process.c[name]) for name in PROCESS_KEY))
 IS_STEP = and_(OF_PROCESS, process_audit.c.command_id == key_parameter(process_audit.c.command_id))
 
-# Which row it is, in a form that nothing can repeat. The version tells two updates of one transaction apart. The id of
-# the transaction or savepoint that wrote the row (xmin) tells apart what was written after a rollback. The time tells
-# apart what was written after a fail-over or a restore, where transaction ids can come again.
+# The stamp identifies one written state of a row: no later write produces the same stamp. The version distinguishes two
+# updates in one transaction. The id of the transaction or savepoint that wrote the row (xmin) distinguishes writes
+# before and after a rollback. The time distinguishes writes before and after a fail-over or a restore, when transaction
+# ids can be used again.
 STAMP = func.pg_catalog.concat_ws(
     literal_column("' '"),
     process.c.version,
@@ -142,5 +144,6 @@ STAMP = func.pg_catalog.concat_ws(
     extract("epoch", process.c.updated_at),
     type_=Text(),
 )
-# What the database sets, as one JSON array. No setting or loader can make it unreadable after the write is committed.
+# What the database sets, as one JSON array. It is read as text, so no setting or loader of the host's can make it
+# unreadable after the write is committed.
 WRITTEN = cast(func.pg_catalog.json_build_array(process.c.version, process.c.updated_at, STAMP), Text)

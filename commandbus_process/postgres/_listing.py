@@ -1,4 +1,4 @@
-"""A filter as SQL: the processes that match it, and those of them that nobody else holds."""
+"""Turn a filter into SQL: find the processes that match it, or claim those that nobody else holds."""
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
@@ -29,8 +29,8 @@ from commandbus_process.postgres._expressions import STAMP, key_parameter, names
 from commandbus_process.postgres._reading import Rows
 from commandbus_process.tables import process
 
-# The fields of a filter, and what else a list is limited by, as SQL: a condition is used if its parameter is given.
-# Domain and statuses are not here, since every list has them.
+# The fields of a filter, and the other limits of a list, as SQL. A condition is used if its parameter is given. Domain
+# and statuses are not here, because every list has them.
 CONDITIONS: Mapping[str, ColumnElement[bool]] = {
     "process_type": process.c.process_type == bindparam("process_type", type_=String()),
     "updated_before": process.c.updated_at < bindparam("updated_before", type_=process.c.updated_at.type),
@@ -42,12 +42,12 @@ _OLDEST_FIRST = (process.c.created_at, process.c.process_id)
 
 
 class Listing:
-    """What a list of processes is selected by.
+    """The conditions and the limit of a list of processes, as parameters.
 
     Args:
         wanted: The caller's filter.
         known_types: The process types that the repository can read; `None` if it can read all.
-        limit: How many at the most.
+        limit: The maximum number of processes; `None`: no limit.
 
     Attributes:
         parameters: The parameters of the statement.
@@ -61,19 +61,19 @@ class Listing:
         self._statuses: tuple[str, ...] = given.pop("statuses")
         self.parameters: dict[str, Any] = {"key_domain": given.pop("domain"), **given}
         if known_types is not None and "process_type" not in given:
-            self.parameters["known_types"] = sorted(known_types)  # the others are another program's
+            self.parameters["known_types"] = sorted(known_types)  # other types belong to another program
         if limit is not None:
             self.parameters["limit"] = limit
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing can match."""
+        """Whether no process can match, because there are no statuses."""
         return not self._statuses
 
     def look_further(self, rows: Rows, read: int) -> bool:
-        """Whether more rows must be looked for, since some that were found could not be read.
+        """Whether to look for more rows, because some of the found rows could not be read.
 
-        Sets the parameters so that the next statement finds the rows behind these.
+        If so, this sets the parameters for the next statement, which finds the rows after these.
 
         Args:
             rows: What was found.
@@ -102,9 +102,9 @@ def _conditions(given: frozenset[str]) -> list[ColumnElement[bool]]:
 def _in_status(statuses: Sequence[str]) -> ColumnElement[bool]:
     """Whether a process is in one of the statuses.
 
-    They are written into the statement, not sent beside it: the plan that the server keeps for a prepared statement
-    must know them. As parameters they look equally frequent to it; among many ended processes it then reads the whole
-    domain (21 ms for 200 waiting ones among 50,000) instead of the index (0.6 ms).
+    The statuses are literals in the statement, not parameters, so that the server's plan for a prepared statement knows
+    them. If they were parameters, the server would take all statuses for equally frequent. Among many ended processes
+    it would then read the whole domain (21 ms for 200 waiting processes among 50,000) instead of the index (0.6 ms).
     """
     literals = [literal_column(f"'{ProcessStatus(status).value}'", process.c.status.type) for status in statuses]
     of_status = process.c.status == literals[0] if len(literals) == 1 else process.c.status.in_(literals)
@@ -113,13 +113,13 @@ def _in_status(statuses: Sequence[str]) -> ColumnElement[bool]:
 
 @cache
 def find_by_status(statuses: tuple[str, ...], given: frozenset[str] = frozenset()) -> Select[Any]:
-    """Find all processes in one of the statuses, or the first of them, oldest first.
+    """Return the statement that finds processes in the statuses, oldest first.
 
-    They are sorted in a subquery, so that a state is turned into text on its way out. Otherwise PostgreSQL turns it
-    into text before it sorts, and sorts the texts along (3.5 ms instead of 2.0 for a thousand processes).
+    The rows are sorted in a subquery, and states are turned into text after that. Otherwise PostgreSQL turns them into
+    text before it sorts, and has to move the texts while it sorts (3.5 ms instead of 2.0 for a thousand processes).
 
     Args:
-        statuses: The statuses, sorted, so that each set of them is one statement.
+        statuses: The statuses, sorted, so that each set of statuses is one statement.
         given: The names of the parameters that are given.
     """
     inner = select(process, STAMP.label("stamp")).where(_in_status(statuses), *_conditions(given))
@@ -130,12 +130,13 @@ def find_by_status(statuses: tuple[str, ...], given: frozenset[str] = frozenset(
 
 @cache
 def claim(statuses: tuple[str, ...], given: frozenset[str] = frozenset()) -> Select[Any]:
-    """Find the oldest processes in one of the statuses that nobody else holds, and lock them.
+    """Return the statement that finds and locks the oldest processes in the statuses that nobody else holds.
 
-    No more is read than is returned: each status in the order of the index, and of several statuses the oldest first of
-    what was read. A plain IN reads and sorts all that match (3.7 ms for 3,000, instead of 0.3). The rows of a UNION
-    cannot be locked. So they are joined to the process by its key, which is asked for its status again: the lock is
-    taken later than the reading. The arguments are those of `find_by_status`.
+    It reads only as many rows as it returns. Each status is read in the order of the index, and several statuses are
+    merged, oldest first. A plain IN would read and sort all rows that match (3.7 ms for 3,000 rows, instead of 0.3).
+
+    PostgreSQL cannot lock the rows of a UNION. So they are joined to the process by its key. The row is locked after it
+    was read, so the conditions are checked again on the locked row. The arguments are those of `find_by_status`.
     """
     conditions = _conditions(given)
     columns = (*(selected(column) for column in process.c), STAMP.label("stamp"))
@@ -153,7 +154,7 @@ def claim(statuses: tuple[str, ...], given: frozenset[str] = frozenset()) -> Sel
 
 
 def _in_order(status: str, conditions: Sequence[ColumnElement[bool]]) -> Select[Any]:
-    # There is no limit. But as the server cannot know that when it plans, it reads as if few rows were wanted.
+    # LIMIT NULL is no limit. The server does not know that when it plans, so it chooses a plan for few rows.
     no_limit = select(literal_column("NULL::bigint", BigInteger())).scalar_subquery()
     return (
         select(*process.primary_key, process.c.created_at)

@@ -1,4 +1,4 @@
-"""Checked arguments as the parameters of statements."""
+"""Turn checked arguments into the parameters of statements."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from commandbus_process._columns import JSON
 from commandbus_process._json import json_array, json_row
 from commandbus_process.errors import InvalidInputError
 from commandbus_process.models import ProcessAuditEntry, ProcessMetadata
-from commandbus_process.postgres._stamps import stamps_of
+from commandbus_process.postgres._stamps import matching_stamps
 
 
 def process_key(domain: str, process_id: UUID) -> dict[str, Any]:
@@ -19,8 +19,8 @@ def process_key(domain: str, process_id: UUID) -> dict[str, Any]:
 
 
 def object_key(process: ProcessMetadata[Any]) -> dict[str, Any]:
-    """Return the parameters that find the row that an object matches. Its stamp has the version, too."""
-    stamps = stamps_of(process)
+    """Return the parameters that find the row that an object matches: its stamp or, without one, its version."""
+    stamps = matching_stamps(process)
     return {
         **process_key(process.domain, process.process_id),
         "key_process_type": checked(STORED_NAME, "process_type", process.process_type),
@@ -35,7 +35,7 @@ def step_key(domain: str, process_id: UUID, command_id: UUID) -> dict[str, Any]:
 
 
 def sent_parameters(entries: Sequence[ProcessAuditEntry]) -> dict[str, Any]:
-    """Return the parameters that log entries with something else: one as columns, several as rows of JSON."""
+    """Return the parameters of the commands that are sent: one as columns, several as rows of JSON."""
     rows: list[dict[str, Any]] = []
     seen: set[UUID] = set()
     for position, entry in enumerate(entries):
@@ -45,7 +45,7 @@ def sent_parameters(entries: Sequence[ProcessAuditEntry]) -> dict[str, Any]:
         except InvalidInputError as error:
             raise in_path(f"sent[{position}]", error) from error
         if entry.command_id in seen:
-            raise InvalidInputError(f"sent[{position}].command_id", "is that of another entry in sent")
+            raise InvalidInputError(f"sent[{position}].command_id", "is the same as in another entry of sent")
         seen.add(entry.command_id)
     if len(rows) == 1:
         return {f"sent_{name}": value for name, value in rows[0].items()}

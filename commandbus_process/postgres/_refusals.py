@@ -1,4 +1,4 @@
-"""Why a write changed nothing: from what is stored to the error that says it. All writers use it."""
+"""Find out why a write changed nothing, and raise the matching error. All writers use this module."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,18 +32,19 @@ def write_or_explain(
     explain: Callable[[], ResultT | None],
     key: Callable[[], tuple[str, UUID]],
 ) -> ResultT:
-    """Write, or find out why nothing was written, and return what was found.
+    """Write and, if nothing was written, find out why.
 
-    Whatever was in the way may be gone before `explain` looks, since the two are two statements. Then it is tried
-    again, so often that only something else can be the cause.
+    The two are separate statements. So the conflict may be gone before `explain` runs. Then both are repeated, up to 10
+    times. After that, the cause must be something that `explain` cannot see.
 
     Args:
-        write: Returns `None` if it wrote nothing.
-        explain: Raises why nothing was written, or returns what is there already. `None`: nothing is in the way.
+        write: Writes, and returns `None` if nothing was written.
+        explain: Raises the reason why nothing was written, or returns the result that is stored already. `None`: there
+            is no conflict any more.
         key: Returns the key of the process that could not be written, for the error.
 
     Raises:
-        NothingWrittenError: Nothing is written, and nothing is in the way.
+        NothingWrittenError: Nothing is written, and there is no conflict.
     """
     for _ in range(_ROUNDS):
         done = write()
@@ -55,12 +56,12 @@ def write_or_explain(
 
 
 def is_redelivery(found: Sequence[Row | None]) -> bool:
-    """Return whether a call finds its reply and its commands stored as they are: it was run before.
+    """Return whether a call was run before: its reply and all of its commands are stored already.
 
-    Only they show it. A call without them is never taken for a redelivery.
+    A call without a reply and commands is never a redelivery.
 
     Args:
-        found: What `WHY_NOT_LOGGED` and `WHY_NOT_RECORDED` found, for each reply and command of the call.
+        found: What `WHY_NOT_LOGGED` and `WHY_NOT_RECORDED` found, for the reply and for each command of the call.
     """
     return bool(found) and all(row is not None and row["same"] for row in found)
 
@@ -68,20 +69,20 @@ def is_redelivery(found: Sequence[Row | None]) -> bool:
 def why_not_updated(
     values: Mapping[str, Any], stamps: Sequence[str], actual: Row | None
 ) -> ProcessRepositoryError | None:
-    """Return why an update changed nothing; `None` if it can be tried again with the row that is there.
+    """Return why an update changed nothing; `None` if it can be repeated for the row that is there now.
 
-    That is a row which the object matches: a rollback has brought it back, and nobody else has written it.
+    It can be repeated if the object matched this row before: a rollback has restored it, and nobody else has written.
 
     Args:
         values: The parameters of the update.
-        stamps: The rows that the object matches, newest last; none if only its version is known.
+        stamps: The stamps of the rows that the object matches, newest last; empty if only its version is known.
         actual: What `WHY_NOT_WRITTEN` found.
     """
     key = values["key_domain"], values["key_process_id"]
     if actual is None:
         return ProcessNotFoundError(*key)
     if values["key_process_type"] != actual["process_type"]:
-        return InvalidInputError("process_type", f"is {actual['process_type']!r} in its row, and stays that")
+        return InvalidInputError("process_type", f"is {actual['process_type']!r} in its row, and cannot be changed")
     if stamps:
         is_one_of_its_rows = actual["stamp"] in stamps
         return None if is_one_of_its_rows else ConcurrentUpdateError(*key, version_in(stamps[-1]), actual["version"])
@@ -92,7 +93,7 @@ def why_not_updated(
 
 
 def match_row_again(values: dict[str, Any], stamps: Sequence[str], actual: Row | None) -> None:
-    """Raise why an update changed nothing, or set its parameters to match the row that is there.
+    """Raise the reason why an update changed nothing, or set its parameters to match the row that is there now.
 
     Raises:
         ProcessRepositoryError: See `why_not_updated`, which has the same arguments.
@@ -105,14 +106,14 @@ def match_row_again(values: dict[str, Any], stamps: Sequence[str], actual: Row |
 def why_not_logged(
     domain: str, process_id: UUID, logged: Row | None, entry: ProcessAuditEntry, missing: str = _REST
 ) -> ProcessNotFoundError | StepAlreadyLoggedError | None:
-    """Return why an entry was not logged; `None` if nothing is in the way any more.
+    """Return why an entry was not logged; `None` if there is no conflict any more.
 
     Args:
         domain: The process's domain.
-        process_id: Its id.
+        process_id: The process's id.
         logged: What `WHY_NOT_LOGGED` found.
-        entry: What was to be logged.
-        missing: What is not there, if the entry is.
+        entry: The entry that was not logged.
+        missing: For the error, if the same entry is stored: which part of the step is missing.
     """
     if logged is None:
         return ProcessNotFoundError(domain, process_id, can_come=True)
@@ -127,14 +128,14 @@ def why_not_logged(
 def why_not_recorded(
     domain: str, process_id: UUID, recorded: Row | None, reply: ProcessAuditEntry | StepReply, missing: str = _REST
 ) -> StepNotFoundError | ReplyConflictError | None:
-    """Return why a reply was not recorded; `None` if nothing is in the way any more.
+    """Return why a reply was not recorded; `None` if there is no conflict any more.
 
     Args:
         domain: The process's domain.
-        process_id: Its id.
+        process_id: The process's id.
         recorded: What `WHY_NOT_RECORDED` found.
-        reply: What was to be recorded.
-        missing: What is not there, if the reply is.
+        reply: The reply that was not recorded.
+        missing: For the error, if the same reply is stored: which part of the step is missing.
     """
     if recorded is None:
         return StepNotFoundError(domain, process_id, reply.command_id)
@@ -150,7 +151,7 @@ def why_not_recorded(
 
 
 def _differ(stored: object, given: object) -> bool:
-    """Whether two values are written differently as JSON. To Python, 1 and true are equal."""
+    """Whether two values differ as JSON. Python's `==` does not suffice: 1 equals True."""
     return json.dumps(stored, sort_keys=True, default=str) != json.dumps(given, sort_keys=True, default=str)
 
 
@@ -162,11 +163,11 @@ def raise_first(errors: Iterable[ProcessRepositoryError | None]) -> None:
     try:
         raise found[0]
     finally:
-        del found, errors  # else the error, its traceback and this frame would refer to each other
+        del found, errors  # otherwise the error, its traceback and this frame would refer to each other
 
 
 def raise_with_others(errors: Iterable[ProcessError | None]) -> None:
-    """Raise the first error, if there is one, with the others in its `other_errors`."""
+    """Raise the first error, if there is one. Its `other_errors` has the others."""
     found = [error for error in errors if error is not None]
     if len(found) > 1:
         found[0].other_errors = tuple(found[1:])

@@ -1,4 +1,4 @@
-"""The process repository on PostgreSQL."""
+"""The repository class: each method checks its arguments, runs its statement, and turns rows into objects."""
 
 from collections.abc import AsyncIterable, Callable, Collection, Iterable, Mapping
 from datetime import datetime
@@ -57,15 +57,15 @@ from commandbus_process.postgres._refusals import (
 from commandbus_process.postgres._stamps import (
     Written,
     forget_row,
+    matching_stamps,
     read_written,
     set_stored,
     set_unlike_its_row,
-    stamps_of,
 )
 from commandbus_process.postgres._transaction import check_can_lock, check_engine, is_in_autocommit, run
 from commandbus_process.repository import OnUnreadable, ProcessRepository
 
-# How get_by_id reads, by what `for_update` says.
+# The statement of get_by_id for each value of `for_update`.
 _BY_LOCK: Mapping[bool | str, Select[str, Any]] = {
     False: _statements.GET_BY_ID,
     True: _statements.GET_BY_ID_LOCKING,
@@ -77,16 +77,15 @@ _BY_LOCK: Mapping[bool | str, Select[str, Any]] = {
 class PostgresProcessRepository(ProcessRepository[StateT]):
     """A process repository in the tables of `commandbus_process.tables`. Safe to share between tasks.
 
-    Each method is one statement and one round trip, on the caller's connection as well as without one, and a second one
-    only to find out why the first changed nothing.
+    Each method about one process sends one statement in one round trip, with and without `conn`. It sends further
+    statements only to find out why the first one wrote nothing.
 
     Args:
-        engine: Where a method called without `conn` borrows a connection. It stays the caller's to configure and to
-            dispose of.
-        state_type: What states are: a Pydantic model, dataclass, TypedDict or union of them for every process, or a
-            mapping from `process_type` to such a type. Without it, a state is a JSON object. Only declared classes are
-            stored: declare a union for several. Type checkers infer the repository's parameter from classes; write it
-            out for anything else: `PostgresProcessRepository[Order | Refund](...)`.
+        engine: The engine from which a method without `conn` borrows a connection. You configure it and dispose of it.
+        state_type: The type of the states: a Pydantic model, dataclass, TypedDict or union of them for every process,
+            or a mapping from `process_type` to such a type. Without it, a state is a JSON object. Only declared classes
+            are stored, so declare a union if there are several. Type checkers infer the repository's parameter if you
+            pass classes. Otherwise write it out: `PostgresProcessRepository[Order | Refund](...)`.
     """
 
     @overload
@@ -139,7 +138,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
     @override
     async def update(self, process: ProcessMetadata[StateT], conn: AsyncConnection | None = None) -> None:
         check_process(process)
-        key, stamps = (process.domain, process.process_id), stamps_of(process)
+        key, stamps = (process.domain, process.process_id), matching_stamps(process)
         parameters = self._update_parameters(process)
 
         def work(connection: Connection) -> Written:
@@ -153,7 +152,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
             )
 
         written = await run(self._engine, conn, work, key, process.version)
-        # Only now: if the statement fails, the object still says what was read.
+        # Only now: if the statement fails, the object stays as it was read.
         set_stored(process, written, is_committed=conn is None)
 
     @override
@@ -170,7 +169,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         if statement is None:
             raise InvalidInputError("for_update", 'must be False, True, "nowait" or "skip_locked"')
         if for_update and conn is None:
-            raise InvalidInputError("for_update", "needs conn: without one, the lock would be gone before it served")
+            raise InvalidInputError("for_update", "needs conn: without it, the lock would end with the statement")
         locks = for_update is not False
 
         def work(connection: Connection) -> tuple[str, str] | None:
@@ -179,7 +178,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
             row = connection.execute(statement, key).first()
             if row is not None:
                 return row.fields, row.state
-            # A statement with NOWAIT would fail, and abort the caller's transaction.
+            # A statement with NOWAIT would fail and abort the caller's transaction. So SKIP LOCKED is used instead.
             if for_update == "nowait" and first_row(connection.execute(_statements.WHY_NOT_WRITTEN, key)) is not None:
                 raise ProcessLockedError(domain, process_id)
             return None
@@ -217,7 +216,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         on_unreadable: OnUnreadable = "raise",
     ) -> list[ProcessMetadata[StateT]]:
         if conn is None:  # pyright: ignore[reportUnnecessaryComparison] - callers may be untyped
-            raise InvalidInputError("conn", "is needed: without one, the locks would be gone before they served")
+            raise InvalidInputError("conn", "is needed: without it, the locks would end with the statement")
         wanted = ProcessFilter(
             domain=domain, statuses=statuses, process_type=process_type, updated_before=updated_before
         )
@@ -240,7 +239,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         on_unreadable: OnUnreadable,
         check: Callable[[Connection], None] | None = None,
     ) -> list[ProcessMetadata[StateT]]:
-        """Read processes. Those that cannot be read do not count, so that they never stop the ones behind them."""
+        """Read processes. Unreadable ones do not count towards the limit, so they never block those behind them."""
         handle = unreadable_handler(on_unreadable)
         found: list[ProcessMetadata[StateT]] = []
         is_complete = listing.is_empty
@@ -289,10 +288,10 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         values = {**reply_columns("entry", entry), **step_key(domain, process_id, entry.command_id)}
         check_uuid("command_id", command_id)
         if command_id != entry.command_id:
-            raise InvalidInputError("command_id", "is not that of the reply")
+            raise InvalidInputError("command_id", "is not the reply's command_id")
 
         def work(connection: Connection) -> bool:
-            # A transaction that goes on will probably update the process next.
+            # A transaction that goes on will probably update the process next, so the process is locked first.
             goes_on = conn is not None and not is_in_autocommit(connection)
             statement = _statements.RECORD_REPLY_AND_LOCK if goes_on else _statements.RECORD_REPLY
 
@@ -356,7 +355,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
     ) -> bool:
         check_process(process)
         if process.version is None:
-            raise InvalidInputError("process.version", "is needed: advance a process that was read or saved before")
+            raise InvalidInputError("process.version", "is None: read or save the process before you advance it")
         key = process.domain, process.process_id
         entries = as_entries(sent)
         values = self._update_parameters(process)
@@ -391,7 +390,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         return await log_many(self._engine, conn, steps)
 
     def _update_parameters(self, process: ProcessMetadata[StateT]) -> dict[str, Any]:
-        """Return the parameters of an update."""
+        """Return the parameters of the statements that update a process."""
         return {**changed_columns(process), **object_key(process), "state": self._states.write(process)}
 
 

@@ -1,4 +1,4 @@
-"""A transaction of several statements that is run again after a lost race."""
+"""Run a transaction of several statements, and run it again after a lost race."""
 
 from collections.abc import Awaitable, Callable
 from traceback import clear_frames
@@ -14,16 +14,16 @@ from commandbus_process.errors import InvalidInputError, ProcessRepositoryError
 from commandbus_process.postgres._transaction import (
     RUN_AGAIN,
     check_engine,
-    conflict_of,
-    driver_of,
+    get_sqlstate,
     pause,
-    sqlstate_of,
+    psycopg_connection,
     transaction,
+    translate_conflict,
 )
 
 ResultT = TypeVar("ResultT")
 
-# In seconds. They are longer than those of a single statement: what is waited for is a whole transaction.
+# In seconds. Longer than the pauses for a single statement, because another whole transaction has to finish.
 _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 1.0
 
@@ -33,7 +33,7 @@ async def run_in_transaction(
 ) -> ResultT:
     """Run `work` in a transaction, commit it, and return what `work` returned. After a lost race, run it again.
 
-    This is the loop that every caller of the repository needs as soon as a transaction has more than one statement:
+    You need this loop as soon as your transaction has more than one statement:
 
         async def pay(conn: AsyncConnection) -> None:
             process = await repository.get_by_id("orders", order_id, conn)
@@ -48,28 +48,28 @@ async def run_in_transaction(
     `work` is run again, from its start and in a new transaction, after
 
     - an error of this package that is `retryable`;
-    - a serialization failure or a deadlock (SQLSTATE 40001, 40P01) of a statement of your own, or of the COMMIT;
-    - an `ExceptionGroup` of such errors only.
+    - a serialization failure or a deadlock (SQLSTATE 40001, 40P01) in one of your own statements, or in the COMMIT;
+    - an `ExceptionGroup` that has only such errors.
 
-    A random pause comes before each new attempt; it grows with each. Every other error, and a cancellation, rolls back
-    and passes through.
+    Before each new attempt there is a random pause, which grows with each attempt. After any other error, and after a
+    cancellation, the transaction is rolled back and the error is raised.
 
-    `work` must do everything anew each time: read the processes in it, and keep effects outside the database
-    (messages, HTTP calls) until this function has returned. It must not commit or roll back.
+    `work` may run several times. Read the processes inside `work`, and send messages or call other services only after
+    this function has returned. `work` must not commit or roll back.
 
     Args:
-        engine: Where a connection is borrowed from. An engine in autocommit gives a real transaction too, and gets its
-            connection back in autocommit.
-        work: Is called with the connection, on which a transaction has begun.
-        attempts: How often `work` is run at most.
+        engine: The engine from which a connection is borrowed. With an engine in autocommit you get a real transaction,
+            too. The connection is in autocommit again afterwards.
+        work: Called with the connection, on which a transaction has begun.
+        attempts: The maximum number of attempts.
 
     Raises:
-        ProcessRepositoryError: The last attempt lost as well. It is the error of that attempt; for an error of
-            SQLAlchemy's, a `TransactionConflictError` or `DeadlockError` that is chained to it.
-        InvalidInputError: `attempts` is less than 1. Or `work` returned normally though its transaction cannot be
-            committed: it ended the transaction itself, or caught the error that aborted it. Nothing is committed then,
-            except what `work` committed.
-        TypeError: The engine is none that this package works with, or `work` is not a function.
+        ProcessRepositoryError: The last attempt lost, too. This is the error of that attempt. If it was an error of
+            SQLAlchemy, it is a `TransactionConflictError` or `DeadlockError` that is chained to it.
+        InvalidInputError: `attempts` is less than 1. Or `work` returned, but its transaction cannot be committed: it
+            ended the transaction itself, or caught the error that aborted it. Then nothing is committed, except what
+            `work` itself committed.
+        TypeError: This package cannot use the engine, or `work` is not a function.
     """
     check_engine(engine)
     if not callable(work):
@@ -87,7 +87,7 @@ async def run_in_transaction(
             try:
                 if conflict is None or (conflict is error and attempt == attempts):
                     raise
-                # The frames of this attempt refer to the error, and the error to them.
+                # The frames of this attempt and the error refer to each other: a cycle, unless they are cleared.
                 clear_frames(error.__traceback__)
                 if attempt == attempts:
                     raise conflict from error
@@ -100,11 +100,11 @@ async def run_in_transaction(
 
 
 def _conflict_in(error: BaseException) -> ProcessRepositoryError | None:
-    """Return the error of this package that says that the transaction can be run again, if it can be."""
+    """Return the error of this package for a lost race; `None` if running the transaction again cannot help."""
     if isinstance(error, ProcessRepositoryError):
         return error if error.retryable else None
     if isinstance(error, DBAPIError):
-        return conflict_of(error, None, None) if sqlstate_of(error) in RUN_AGAIN else None
+        return translate_conflict(error, None, None) if get_sqlstate(error) in RUN_AGAIN else None
     if isinstance(error, ExceptionGroup):
         conflicts = [_conflict_in(each) for each in cast("ExceptionGroup[Exception]", error).exceptions]
         return None if None in conflicts else conflicts[0]
@@ -112,8 +112,11 @@ def _conflict_in(error: BaseException) -> ProcessRepositoryError | None:
 
 
 def _check_can_be_committed(conn: AsyncConnection) -> None:
-    """Find out before the COMMIT: on an aborted transaction it does a ROLLBACK, without an error."""
+    """Check the transaction before COMMIT. In an aborted transaction, COMMIT rolls back and reports no error."""
     if conn.sync_connection is None or not conn.in_transaction():
-        raise InvalidInputError("work", "ended the transaction, which is for run_in_transaction() to do")
-    if not conn.invalidated and driver_of(conn.sync_connection).pgconn.transaction_status == TransactionStatus.INERROR:
+        raise InvalidInputError("work", "ended the transaction itself; let run_in_transaction() do that")
+    if (
+        not conn.invalidated
+        and psycopg_connection(conn.sync_connection).pgconn.transaction_status == TransactionStatus.INERROR
+    ):
         raise InvalidInputError("work", "caught an error that aborted the transaction; let that error pass")

@@ -1,4 +1,4 @@
-"""Which row an object matches, and what the database sets when it writes a process."""
+"""Remember which row an object matches, and what the database sets when it writes a process."""
 
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from sqlalchemy import CursorResult
 
 from commandbus_process.models import STAMPS, ProcessMetadata, RowStamps
 
-# An object that is updated again and again in one transaction remembers so many of its rows.
+# The number of rows that an object remembers if it is updated again and again in one transaction.
 _MOST_STAMPS = 64
 
 
@@ -33,27 +33,27 @@ def written_from(text: str) -> Written:
 
 
 def set_stored(process: ProcessMetadata[Any], written: Written, *, is_committed: bool) -> None:
-    """Set on a process what the database has set. An assignment would check it once more.
+    """Set on a process what the database has set. A plain assignment would validate it again.
 
     Args:
-        process: What was written.
+        process: The process that was written.
         written: What the database has set.
-        is_committed: Whether the row is committed. Otherwise a rollback can bring back the row before it. The object
-            still matches that one, and remembers it.
+        is_committed: Whether the row is committed. If not, a rollback can restore an earlier row. The object matches
+            that row, too, so it remembers it.
     """
-    before = () if is_committed else stamps_of(process)[1 - _MOST_STAMPS :]
+    before = () if is_committed else matching_stamps(process)[1 - _MOST_STAMPS :]
     fields: dict[str, Any] = {"version": written.version, "updated_at": written.updated_at}
     vars(process).update(fields)
     process.model_fields_set.update(fields)
     _set_stamps(process, RowStamps((*before, written.stamp)))
 
 
-def stamps_of(process: ProcessMetadata[Any]) -> tuple[str, ...]:
+def matching_stamps(process: ProcessMetadata[Any]) -> tuple[str, ...]:
     """Return the stamps of the rows that the object matches, newest last.
 
-    The caller may have set `version` back, for example after a rollback. Then the later rows do not count.
+    If the caller has set `version` back, for example after a rollback, the later rows do not count.
     """
-    # Pydantic's way to a private attribute takes 4 microseconds.
+    # Read directly: Pydantic takes 4 microseconds to find a private attribute.
     stamps: tuple[str, ...] = (process.__pydantic_private__ or {}).get(STAMPS, ())
     while stamps and version_in(stamps[-1]) != process.version:
         stamps = stamps[:-1]
@@ -66,12 +66,12 @@ def version_in(stamp: str) -> int:
 
 
 def set_unlike_its_row(process: ProcessMetadata[Any]) -> None:
-    """Note that the object has what its row has not, so that it cannot be written before it is read again."""
+    """Mark an object that differs from its row, so that it cannot be written before it is read again."""
     _set_stamps(process, RowStamps((f"{process.version} 0",)))  # no row was written by transaction 0
 
 
 def forget_row(process: ProcessMetadata[Any]) -> None:
-    """Note that the object matches no row before the one that is set next."""
+    """Forget all rows that the object has matched."""
     _set_stamps(process, RowStamps())
 
 

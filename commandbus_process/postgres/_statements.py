@@ -1,6 +1,6 @@
-"""Statements about one process, or about one step of it, built once.
+"""The statements about one process, or about one step of it.
 
-Each is a value that can be compiled and read without a database; `tests/sql` has the SQL.
+Each is built once, at import, and can be compiled without a database. `tests/sql` shows the SQL.
 """
 
 from typing import Any
@@ -50,12 +50,12 @@ from commandbus_process.postgres._expressions import (
 )
 from commandbus_process.tables import process, process_audit
 
-# The number of rows says what an insert wrote: RETURNING would cost a result to be fetched. "inline" keeps SQLAlchemy
-# from adding one for the columns that have a default.
+# The row count is enough to know what an INSERT wrote. RETURNING would cost the fetch of a result. `inline` keeps
+# SQLAlchemy from adding a RETURNING for the columns that have a default.
 COUNTED = {"preserve_rowcount": True}
 
-# ON CONFLICT DO NOTHING reports a taken key as "no row" instead of an error that aborts the caller's transaction.
-# It names its key: another unique index is the host's, and its error has the index's name.
+# With ON CONFLICT DO NOTHING, a taken key returns no row. An error would abort the caller's transaction. It names the
+# key, so that a conflict with a unique index of the host application is still an error, with that index's name.
 SAVE = (
     insert(process)
     .inline()
@@ -66,7 +66,7 @@ SAVE = (
 
 
 def update_process(found: ColumnElement[bool]) -> ReturningUpdate[Any]:
-    """Update the process that is found, and return what the database sets."""
+    """Return the statement that updates the process that `found` selects. It returns what the database sets."""
     return (
         update(process)
         .where(found)
@@ -89,25 +89,25 @@ MATCHES_OBJECT = and_(
 )
 UPDATE = update_process(MATCHES_OBJECT)
 
-# Why SAVE or UPDATE wrote nothing: no row, no process; else what the row has.
+# Why SAVE or UPDATE wrote nothing. No row: the process does not exist. Otherwise: the row's version, type and stamp.
 WHY_NOT_WRITTEN = select(process.c.version, process.c.process_type, STAMP.label("stamp")).where(IS_PROCESS)
 
-# Of one process, all but its id, which is known, and its state comes as one JSON array. Each column of a result has its
-# price on the way through the driver and SQLAlchemy, however few rows there are: of twelve, a fifth of the time that
-# reading one process takes. Long lists are read by columns, since the server makes a row faster than such an array.
+# A single process is read as one JSON array and its state; its id is known. Each column of a result costs time in the
+# driver and in SQLAlchemy: twelve columns took a fifth of the time that it takes to read one process. Lists are read by
+# columns, because the server makes a row faster than such an array.
 FIELDS = tuple(column.name for column in process.c if column not in {process.c.process_id, process.c.state})
 GET_BY_ID = select(
     cast(func.pg_catalog.json_build_array(*(process.c[name] for name in FIELDS), STAMP), Text).label("fields"),
     selected(process.c.state),
 ).where(IS_PROCESS)
-# FOR NO KEY UPDATE makes other writers of the process wait. Plain FOR UPDATE would also block the insertion of its
-# steps, whose foreign key takes FOR KEY SHARE on it.
+# FOR NO KEY UPDATE makes other writers of the process wait. Plain FOR UPDATE would also block inserting its steps,
+# because their foreign key takes FOR KEY SHARE on the process.
 GET_BY_ID_LOCKING = GET_BY_ID.with_for_update(key_share=True)
 GET_BY_ID_UNLESS_LOCKED = GET_BY_ID.with_for_update(key_share=True, skip_locked=True)
 
-# From the process, not from VALUES: without one, nothing is inserted, where a foreign key would raise an error and
-# abort the caller's transaction. FOR KEY SHARE is the lock that the foreign key takes anyway; taken here, it waits for
-# somebody who is deleting the process, and then finds none.
+# INSERT from a SELECT of the process, not from VALUES. If there is no process, nothing is inserted. With VALUES the
+# foreign key would raise an error, which aborts the caller's transaction. The foreign key takes FOR KEY SHARE anyway.
+# Taken by the SELECT, the lock waits for somebody who is deleting the process, and then finds no process.
 LOG_STEP = (
     insert(process_audit)
     .inline()
@@ -125,7 +125,7 @@ ENTRY_SELECTED = tuple(selected(process_audit.c[name]) for name in ENTRY)
 
 
 def is_same_entry(given: FromClause | None = None) -> ColumnElement[bool]:
-    """Return whether the stored entry is the given one, which is in parameters by default."""
+    """Return whether the stored entry is the same as the given one, which is in parameters by default."""
 
     def value(name: str) -> ColumnElement[Any]:
         return parameter(process_audit.c[name]) if given is None else given.c[name]
@@ -136,8 +136,8 @@ def is_same_entry(given: FromClause | None = None) -> ColumnElement[bool]:
     return and_(same(SAME_COMMAND), or_(value("reply_outcome").is_(None), same(SAME_REPLY)))
 
 
-# Why LOG_STEP inserted nothing: no row, no process; a row without a command, none is logged any more; else the entry,
-# and whether it is the same.
+# Why LOG_STEP inserted nothing. No row: the process does not exist. A row whose command is NULL: no entry is logged
+# (any more). Otherwise: the entry that is logged, and whether it is the same.
 WHY_NOT_LOGGED = (
     select(*ENTRY_SELECTED, is_same_entry().label("same"))
     .select_from(
@@ -152,7 +152,7 @@ WHY_NOT_LOGGED = (
     .where(IS_PROCESS)
 )
 
-# A reply is recorded once: on an entry that has one, nothing is written.
+# A reply is recorded only once: an entry that has a reply is not changed.
 RECORD_REPLY = (
     update(process_audit)
     .where(IS_STEP, process_audit.c.reply_outcome.is_(None))
@@ -160,12 +160,13 @@ RECORD_REPLY = (
     .execution_options(**COUNTED)
 )
 
-# The same in a transaction that goes on: every writer locks the process before its steps. Otherwise a transaction that
-# holds the process and one that holds the step, and will update the process next, would wait for each other.
+# The same for a transaction that goes on. Every writer locks the process before its steps. Otherwise there would be a
+# deadlock: one transaction holds the process and wants the step, another one holds the step and wants the process.
 _HELD_PROCESS = select(*process.primary_key).where(IS_PROCESS).with_for_update(key_share=True).cte("held")
 RECORD_REPLY_AND_LOCK = RECORD_REPLY.where(names_equal(process_audit, _HELD_PROCESS, PROCESS_KEY))
 
-# Why RECORD_REPLY wrote nothing: no row, no such step; else the entry, and whether its reply is the same.
+# Why RECORD_REPLY wrote nothing. No row: the step does not exist. Otherwise: the entry, and whether its reply is the
+# same.
 WHY_NOT_RECORDED = select(
     *ENTRY_SELECTED, and_(*(equals_given(process_audit.c[name]) for name in SAME_REPLY)).label("same")
 ).where(IS_STEP)
@@ -174,13 +175,13 @@ AUDIT_TRAIL = select(*ENTRY_SELECTED).where(OF_PROCESS).order_by(process_audit.c
 
 _SUCCESS = literal_column(f"'{ReplyOutcome.SUCCESS.value}'", String())
 _SUCCEEDED = process_audit.c.reply_outcome == _SUCCESS
-# In the order of logging: the clocks of workers differ, and compensation goes the same way back.
+# In the order of logging, because the workers' clocks differ. Compensation goes through the steps in reverse.
 COMPLETED_STEPS = select(process_audit.c.step_name).where(OF_PROCESS, _SUCCEEDED).order_by(process_audit.c.id)
 
 
 def _to_compensate(wanted: ColumnElement[bool]) -> Select[Any]:
-    # Uncorrelated, so that the server makes one hash of it: 1.6 ms for a trail of 2,000 steps, where NOT EXISTS was a
-    # nested loop of 200 ms. A single NULL would empty a NOT IN.
+    # The subquery is not correlated, so the server hashes it once: 1.6 ms for a trail of 2,000 steps. NOT EXISTS became
+    # a nested loop of 200 ms. NULLs are left out, because NOT IN matches nothing if there is one.
     undone = process_audit.alias("undone")
     of_process = and_(*(undone.c[name] == key_parameter(process.c[name]) for name in PROCESS_KEY))
     already = select(undone.c.compensates).where(

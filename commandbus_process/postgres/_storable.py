@@ -1,4 +1,4 @@
-"""What PostgreSQL cannot store for a reason that only the connection knows: its encodings, and the server's limits."""
+"""Find texts that an encoding of the connection lacks, and explain errors about the server's limits."""
 
 import codecs
 from collections.abc import Generator, Iterator, Mapping
@@ -15,15 +15,16 @@ from commandbus_process.errors import InvalidInputError
 PROGRAM_LIMIT_EXCEEDED = "54000"
 NOT_IN_ENCODING = frozenset({"22P05", "22021"})
 
-# Characters. No shorter text can reach a limit of the server: the lowest are the 2,704 bytes of an index's row.
+# In characters. A shorter text cannot exceed a limit of the server: the lowest limit is 2,704 bytes, for an index row.
 _LONG = 2000
 
 
 def encodable_texts(connection: Connection, driver: psycopg.AsyncConnection[Any]) -> AbstractContextManager[None]:
-    """Refuse a text that the client's or the database's encoding lacks, before the statement is sent.
+    """Reject a text with a character that the client's or the database's encoding lacks, before it is sent.
 
-    If the server finds it, the caller's transaction is aborted. UTF8 lacks nothing, and nearly every database has it;
-    then this costs two look-ups. Encodings that Python does not know (EUC_TW, MULE_INTERNAL) are not checked.
+    If the server found it, the caller's transaction would be aborted. Nearly every database uses UTF8, which has every
+    character. Then this costs two look-ups. Encodings that Python does not know (EUC_TW, MULE_INTERNAL) are not
+    checked.
     """
     status = driver.pgconn.parameter_status
     client, database = status(b"client_encoding"), status(b"server_encoding")
@@ -49,14 +50,14 @@ def _checked(connection: Connection, encodings: Mapping[str, str]) -> Generator[
 
 
 def limit_error(error: DBAPIError) -> InvalidInputError:
-    """Return the error for what is too large for the server. Its own message names sizes only, no values."""
+    """Return the error for a value that exceeds a limit of the server. The server's message quotes sizes, no values."""
     long = dict.fromkeys(name for name, text in _texts(error.params) if len(text) > _LONG)
     message = getattr(getattr(error.orig, "diag", None), "message_primary", None)
     return InvalidInputError(", ".join(long) or "arguments", f"exceeds a limit of PostgreSQL: {message}")
 
 
 def _texts(parameters: object) -> Iterator[tuple[str, str]]:
-    """Give each text among the parameters of a statement, with the name of the argument that it comes from."""
+    """Yield each text in the parameters of a statement, with the name of its argument."""
     if isinstance(parameters, Mapping):
         for name, value in cast("Mapping[str, object]", parameters).items():
             if isinstance(value, str):
@@ -76,9 +77,9 @@ def _fits(text: str, encoding: str) -> bool:
 
 @cache
 def _codec(encoding: str) -> codecs.CodecInfo | None:
-    """Return Python's codec for PostgreSQL's name of an encoding; `None` if it has none, or there is nothing to check.
+    """Return Python's codec for an encoding of PostgreSQL; `None` if there is none, or nothing to check.
 
-    SQL_ASCII is such a name: the server takes any bytes then, and psycopg sends UTF-8.
+    There is nothing to check for SQL_ASCII: the server accepts any bytes, and psycopg sends UTF-8.
     """
     try:
         return codecs.lookup(encoding.replace("WIN", "cp").replace("KOI8", "koi8-"))

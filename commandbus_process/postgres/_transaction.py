@@ -1,4 +1,4 @@
-"""Whose transaction a method runs in, and what happens when PostgreSQL finds a conflict."""
+"""Run statements on the right connection and in the right transaction, and translate the conflicts PostgreSQL finds."""
 
 import asyncio
 import random
@@ -34,14 +34,14 @@ DEADLOCK_DETECTED = "40P01"
 LOCK_NOT_AVAILABLE = "55P03"
 
 RUN_AGAIN = frozenset({SERIALIZATION_FAILURE, DEADLOCK_DETECTED})
-"""What PostgreSQL aborts a transaction with that can succeed when it is run again."""
+"""The SQLSTATEs after which an aborted transaction can succeed when it is run again."""
 
 # Each failure means that another transaction committed. Only a worker that loses 50 races in a row reaches this limit;
 # it guarantees that the loop ends.
 ATTEMPTS = 50
 
-# In seconds. Without pauses, 20 connections that updated one process under SERIALIZABLE used up all attempts; with
-# these, the unluckiest of 400 updates needed 17.
+# In seconds. Without pauses, 20 connections that updated one process under SERIALIZABLE used up all attempts. With
+# these pauses, the unluckiest of 400 updates needed 17 attempts.
 _FIRST_PAUSE = 0.002
 _LONGEST_PAUSE = 0.1
 
@@ -55,27 +55,27 @@ async def run(
 ) -> ResultT:
     """Run `work` in the caller's transaction, or without a transaction.
 
-    This is the only place that decides where a connection comes from and that looks at the server's errors. Without
-    `conn`, what PostgreSQL aborts because of a concurrent transaction is run again, so that the answer is the same
-    under every isolation level. On the caller's connection that is impossible: the transaction began with statements
-    of the caller.
+    For methods about one process and for reads, only this function chooses the connection and handles the server's
+    errors. Without `conn`, it repeats what PostgreSQL aborts because of a concurrent transaction. So the result is the
+    same under every isolation level. On the caller's connection it cannot repeat anything, since the transaction began
+    with the caller's own statements.
 
     Args:
-        engine: Where a connection is borrowed from if there is no `conn`.
-        conn: The caller's connection, which is never begun, committed, rolled back or closed here.
+        engine: The engine from which a connection is borrowed if there is no `conn`.
+        conn: The caller's connection. It is never begun, committed, rolled back or closed here.
         work: What to do. It may be called more than once. Without `conn`, each of its statements takes effect by
             itself, so only one of them may write.
-        key: The process that it is about, if it is about one.
+        key: The process that `work` is about, if it is about one.
         expected_version: The version that the process is expected to have.
 
     Raises:
-        ConcurrentUpdateError: The process was changed by another transaction, and PostgreSQL aborted this one.
-        DeadlockError: This transaction waited for one that waited for it, and PostgreSQL aborted this one.
+        ConcurrentUpdateError: Another transaction changed the process, and PostgreSQL aborted this one.
+        DeadlockError: PostgreSQL aborted this transaction to end a deadlock.
         ProcessLockedError: A `lock_timeout` ended the wait for a lock.
         TransactionConflictError: Like ConcurrentUpdateError, if `work` is not about a single process.
-        InvalidInputError: A text has a character that an encoding lacks, or is too long for the server. Or the
-            caller's transaction was aborted before. Only for what is too long is an SQL statement sent; it aborts the
-            caller's transaction.
+        InvalidInputError: A text has a character that an encoding lacks, or is too long for the server. Or the caller's
+            transaction was aborted before. Only a text that is too long is sent to the server, and aborts the caller's
+            transaction.
     """
     check_connection(conn)
     attempt = 0
@@ -85,13 +85,13 @@ async def run(
             if conn is None:
                 return await greenlet_spawn(_borrow_and_run, engine.sync_engine, work)
             if conn.sync_connection is None:
-                return await conn.run_sync(work)  # raises what is wrong: it was not started, or is closed
+                return await conn.run_sync(work)  # raises SQLAlchemy's error: it was not started, or is closed
             check_not_in_use(conn.sync_connection)
             return await greenlet_spawn(_run_on, conn.sync_connection, work)
         except DBAPIError as error:
-            sqlstate = sqlstate_of(error)
+            sqlstate = get_sqlstate(error)
             if conn is not None or sqlstate not in RUN_AGAIN or attempt == ATTEMPTS:
-                _raise_ours(error, key, expected_version)
+                _raise_translated(error, key, expected_version)
             clear_frames(error.__traceback__)
         except ProcessRepositoryError as error:
             clear_frames(error.__traceback__)
@@ -101,21 +101,21 @@ async def run(
 
 
 async def pause(attempt: int, first: float = _FIRST_PAUSE, longest: float = _LONGEST_PAUSE) -> None:
-    """Let the transaction that won go on. The pause is random, so that the losers do not meet again.
+    """Wait, so that the transaction that won can finish. The time is random, so that the losers do not collide again.
 
     Args:
-        attempt: Which attempt lost; 1 for the first.
-        first: How many seconds the pause after the first attempt can be. It doubles with each attempt.
-        longest: How many seconds a pause can be at most.
+        attempt: The number of the attempt that lost, from 1.
+        first: The maximum pause after the first attempt, in seconds. It doubles with each attempt.
+        longest: The maximum of all pauses, in seconds.
     """
     await asyncio.sleep(random.uniform(0, min(longest, first * 2 ** (attempt - 1))))  # noqa: S311 - no secret
 
 
 def check_engine(engine: object) -> None:
-    """Refuse what this package cannot work with. The message says what to pass instead; it quotes no URL.
+    """Reject an engine that this package cannot use. The message names what to pass instead. It quotes no URL.
 
     Raises:
-        TypeError: It is no AsyncEngine, or has another driver than psycopg.
+        TypeError: It is not an AsyncEngine, or its driver is not psycopg.
     """
     if not isinstance(engine, AsyncEngine):
         if isinstance(engine, Engine):
@@ -133,10 +133,10 @@ def check_engine(engine: object) -> None:
 
 
 def check_connection(conn: AsyncConnection | None) -> None:
-    """Refuse what is no connection of psycopg's. The message says what to pass instead.
+    """Reject a connection that this package cannot use. The message names what to pass instead.
 
     Raises:
-        TypeError: It is something else, a session for example.
+        TypeError: It is not an AsyncConnection (for example a session), or its driver is not psycopg.
     """
     if conn is None:
         return
@@ -159,10 +159,10 @@ def _check_driver(name: str, engine: AsyncEngine) -> None:
 
 @asynccontextmanager
 async def transaction(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
-    """Give a connection in a transaction that is committed at the end, and rolled back after an error.
+    """Yield a connection in a transaction that is committed at the end, and rolled back after an error.
 
-    The connection of an engine in autocommit is taken out of it for as long, and goes back in autocommit, however the
-    engine got there. (SQLAlchemy's `isolation_level` option does not bring back what `connect_args` had set.)
+    If the engine's connections are in autocommit, this connection leaves autocommit for the transaction, and is in
+    autocommit again when the pool gets it back.
     """
     async with engine.connect() as connection:
         was_in_autocommit = await connection.run_sync(is_in_autocommit)
@@ -177,14 +177,14 @@ async def transaction(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
 
 
 @asynccontextmanager
-async def unit(engine: AsyncEngine, conn: AsyncConnection | None) -> AsyncGenerator[AsyncConnection]:
-    """Give a connection on which several statements take effect together or not at all.
+async def atomic(engine: AsyncEngine, conn: AsyncConnection | None) -> AsyncGenerator[AsyncConnection]:
+    """Yield a connection on which several statements take effect together or not at all.
 
-    In the caller's transaction that is a savepoint, which leaves the transaction as it was before, and alive. Nothing
-    is run again: what the statements were made from can be read only once.
+    Without `conn`, that is a transaction. On the caller's connection it is a savepoint: after an error, the caller's
+    transaction is as it was before, and can go on. Nothing is repeated, because the items can be read only once.
 
     Raises:
-        InvalidInputError: The caller's connection is in autocommit, where statements cannot take effect together. Or
+        InvalidInputError: The caller's connection is in autocommit, where each statement takes effect by itself. Or
             another task has a savepoint of this library open on it.
         DeadlockError, TransactionConflictError: PostgreSQL refused to commit because of a concurrent transaction.
     """
@@ -192,18 +192,18 @@ async def unit(engine: AsyncEngine, conn: AsyncConnection | None) -> AsyncGenera
     if conn is None:
         async with transaction(engine) as connection:
             yield connection
-            with conflicts_told():
+            with translated_errors():
                 await connection.commit()
     elif await conn.run_sync(is_in_autocommit):
-        raise InvalidInputError("conn", "is in autocommit, where several statements cannot be one unit")
+        raise InvalidInputError("conn", "is in autocommit, where several statements cannot be atomic")
     else:
         with savepoint_open(cast("Connection", conn.sync_connection)):
             async with conn.begin_nested():
                 yield conn
 
 
-# Which task has a savepoint of this library open on which connection. The task is weak: its frames hold the connection,
-# which would otherwise keep itself alive in here.
+# For each connection on which this library has a savepoint open: the task that opened it. The reference to the task is
+# weak. A task's frames refer to the connection, so a strong reference would keep the connection in here for ever.
 _savepoints: WeakKeyDictionary[Connection, ReferenceType[asyncio.Task[Any]]] = WeakKeyDictionary()
 
 
@@ -211,11 +211,11 @@ _savepoints: WeakKeyDictionary[Connection, ReferenceType[asyncio.Task[Any]]] = W
 def savepoint_open(connection: Connection) -> Generator[None]:
     """Reserve a connection for the current task while the library has a savepoint open on it.
 
-    What another task writes meanwhile would be gone after ROLLBACK TO SAVEPOINT, though its call returned. The same
-    task may go on: the items of a bulk call may come from the connection.
+    Otherwise another task could write inside the savepoint. ROLLBACK TO SAVEPOINT would then undo its write after its
+    call has returned. The same task may use the connection: the items of a bulk call may be read from it.
 
     Raises:
-        InvalidInputError: Another task has one open.
+        InvalidInputError: Another task has a savepoint open on the connection.
     """
     check_not_in_use(connection)
     before = _savepoints.get(connection)
@@ -236,7 +236,7 @@ def _reserve(connection: Connection) -> None:
 
 
 def check_not_in_use(connection: Connection) -> None:
-    """Refuse a connection on which the library has a savepoint open for another task.
+    """Reject a connection on which the library has a savepoint open for another task.
 
     Raises:
         InvalidInputError: It has one.
@@ -247,9 +247,9 @@ def check_not_in_use(connection: Connection) -> None:
         raise InvalidInputError("conn", "is in use by another call")
 
 
-class _ConflictsTold:
-    # Not a generator: since Python 3.12 its frame would refer to that of contextlib, which refers to the error, whose
-    # traceback refers to the generator's frame.
+class _TranslatedErrors:
+    # A class, because a generator would make a reference cycle since Python 3.12: its frame refers to contextlib's
+    # frame, that one to the error, the error to its traceback, and the traceback to the generator's frame.
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -259,8 +259,8 @@ class _ConflictsTold:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         try:
-            if isinstance(error, DBAPIError) and sqlstate_of(error) not in NOT_IN_ENCODING:
-                _raise_ours(error, None, None)
+            if isinstance(error, DBAPIError) and get_sqlstate(error) not in NOT_IN_ENCODING:
+                _raise_translated(error, None, None)
             if isinstance(error, DBAPIError | UnicodeEncodeError):
                 reason = "have a character that the encoding of the client or of the database lacks"
                 raise InvalidInputError(self._what, reason) from None
@@ -268,55 +268,56 @@ class _ConflictsTold:
             del error
 
 
-def conflicts_told(what: str = "items") -> AbstractContextManager[None]:
-    """Raise the errors of this package for what PostgreSQL refuses in many items.
+def translated_errors(what: str = "items") -> AbstractContextManager[None]:
+    """Translate the errors of a statement for many items into errors of this package.
 
     Args:
-        what: What to call the items in an error.
+        what: The name of the items in an error.
 
     Raises:
-        DeadlockError, TransactionConflictError: It aborted the transaction because of a concurrent one.
+        DeadlockError, TransactionConflictError: PostgreSQL aborted the transaction because of a concurrent one.
         ProcessLockedError: A `lock_timeout` ended the wait for a lock.
         InvalidInputError: One of the items cannot be stored.
     """
-    return _ConflictsTold(what)
+    return _TranslatedErrors(what)
 
 
-def driver_of(connection: Connection) -> psycopg.AsyncConnection[Any]:
+def psycopg_connection(connection: Connection) -> psycopg.AsyncConnection[Any]:
     """Return psycopg's connection."""
     return cast("psycopg.AsyncConnection[Any]", connection.connection.driver_connection)
 
 
 def is_in_autocommit(connection: Connection) -> bool:
     """Whether each statement takes effect by itself."""
-    return driver_of(connection).autocommit
+    return psycopg_connection(connection).autocommit
 
 
 def check_can_lock(connection: Connection) -> None:
-    """Refuse a connection on which a lock would end with its statement.
+    """Reject a connection on which a lock would end with its statement.
 
     Raises:
         InvalidInputError: It is in autocommit.
     """
     if is_in_autocommit(connection):
-        raise InvalidInputError("conn", "is in autocommit, where the locks would be gone before they served")
+        raise InvalidInputError("conn", "is in autocommit, where locks end with their statement")
 
 
 def _run_on(connection: Connection, work: Callable[[Connection], ResultT]) -> ResultT:
-    """Run `work` on the caller's connection."""
-    driver = driver_of(connection)
+    """Run `work` on a connection, if its transaction is not aborted."""
+    driver = psycopg_connection(connection)
     if driver.pgconn.transaction_status == TransactionStatus.INERROR:
-        # The server would refuse each statement, and SQLAlchemy's error would quote the state.
+        # The server would reject each statement, and SQLAlchemy's error would quote the state.
         raise InvalidInputError("conn", "is in a transaction that an earlier error aborted; roll that back first")
     with encodable_texts(connection, driver):
         return work(connection)
 
 
 def _borrow_and_run(engine: Engine, work: Callable[[Connection], ResultT]) -> ResultT:
-    """Run `work` on a borrowed connection in autocommit: a statement is atomic by itself, in one round trip, not three.
+    """Run `work` on a borrowed connection, in autocommit if possible.
 
-    SQLAlchemy's events of a transaction are fired all the same; its BEGIN and COMMIT send nothing. The connection goes
-    back as it came. If that fails, it is closed.
+    A single statement is atomic by itself. In autocommit it needs one round trip. With BEGIN and COMMIT it needs three.
+    SQLAlchemy still fires the events of a transaction, but its BEGIN and COMMIT send nothing. The connection goes back
+    to the pool as it was borrowed. If that fails, it is closed.
     """
     with engine.connect() as connection, connection.begin():
         if not _can_autocommit(connection):
@@ -329,13 +330,14 @@ def _borrow_and_run(engine: Engine, work: Callable[[Connection], ResultT]) -> Re
 
 
 def _set_autocommit(connection: Connection, *, autocommit: bool) -> None:
-    # SQLAlchemy's synchronous face of psycopg's connection.
+    # Not isolation_level="AUTOCOMMIT": SQLAlchemy refuses it once a transaction has begun. If set earlier, `begin`
+    # listeners run in autocommit (SET LOCAL has no effect). Its reset sets the dialect's default, not `connect_args`.
     adapted: Any = connection.connection.dbapi_connection
     adapted.autocommit = autocommit
 
 
 def _give_back(connection: Connection, *, autocommit: bool) -> None:
-    """Set the borrowed connection back to what it was, or close it, so that nobody gets it as it is."""
+    """Reset a borrowed connection to what it was before. If that fails, close it, so that nobody else gets it."""
     if connection.invalidated or connection.closed:
         return
     try:
@@ -344,23 +346,23 @@ def _give_back(connection: Connection, *, autocommit: bool) -> None:
         _log.invalidated(type(error).__name__)
         connection.invalidate()
     except BaseException as error:
-        # If the event loop was kept busy, psycopg lets others have their turn here. A cancellation can come then.
+        # If the event loop was busy for long, psycopg lets other tasks run here. A cancellation can arrive then.
         _log.invalidated(type(error).__name__)
         connection.invalidate()
         raise
 
 
 def _can_autocommit(connection: Connection) -> bool:
-    """Whether a transaction would be nothing but the one statement, so that it can be left out.
+    """Whether autocommit has the same effect as a transaction of this one statement.
 
-    It is more than that
+    It has not, so the library keeps the real transaction,
 
-    - if the engine's owner has set what BEGIN says (serializable transactions are checked against each other only, and
-      a read-only one refuses to write);
-    - if something was executed when it began (SET LOCAL in a listener, for example);
-    - if somebody listens to `commit`, who may raise and so undo what was written.
+    - if the engine uses SERIALIZABLE, read-only or deferrable transactions (SERIALIZABLE protects only from other
+      SERIALIZABLE transactions, and a read-only transaction must reject the write);
+    - if an event listener runs SQL when a transaction begins, for example SET LOCAL;
+    - if an event listener for `commit` exists: it may raise, which rolls back what was written.
     """
-    driver = driver_of(connection)
+    driver = psycopg_connection(connection)
     return (
         not driver.autocommit
         and driver.isolation_level is not psycopg.IsolationLevel.SERIALIZABLE
@@ -371,16 +373,16 @@ def _can_autocommit(connection: Connection) -> bool:
     )
 
 
-def sqlstate_of(error: DBAPIError) -> str | None:
-    """Return the server's code, if the error comes from the server."""
+def get_sqlstate(error: DBAPIError) -> str | None:
+    """Return the server's error code; `None` if the error does not come from the server."""
     return getattr(error.orig, "sqlstate", None)
 
 
-def conflict_of(
+def translate_conflict(
     error: DBAPIError, key: tuple[str, UUID] | None, expected_version: int | None
 ) -> ProcessRepositoryError | None:
     """Return the error of this package for a conflict that PostgreSQL found; `None` if it is something else."""
-    sqlstate = sqlstate_of(error)
+    sqlstate = get_sqlstate(error)
     if sqlstate == DEADLOCK_DETECTED:
         return DeadlockError()
     if sqlstate == SERIALIZATION_FAILURE:
@@ -390,16 +392,16 @@ def conflict_of(
     return None
 
 
-def _raise_ours(error: DBAPIError, key: tuple[str, UUID] | None, expected_version: int | None) -> NoReturn:
-    """Raise the error of this package that says what happened; if there is none, the error itself.
+def _raise_translated(error: DBAPIError, key: tuple[str, UUID] | None, expected_version: int | None) -> NoReturn:
+    """Raise the error of this package for an error of the server. If there is none, raise the error itself.
 
-    SQLAlchemy's error, its traceback and a frame in it refer to each other, and would keep the caller's objects until
-    the garbage collector runs. So these frames are cleared, and the variables here are deleted.
+    SQLAlchemy's error, its traceback and a frame in it refer to each other. They would keep the caller's objects alive
+    until the garbage collector runs. So the frames are cleared, and the variables here are deleted.
     """
     clear_frames(error.__traceback__)
-    conflict = conflict_of(error, key, expected_version)
+    conflict = translate_conflict(error, key, expected_version)
     try:
-        if sqlstate_of(error) == PROGRAM_LIMIT_EXCEEDED:
+        if get_sqlstate(error) == PROGRAM_LIMIT_EXCEEDED:
             raise limit_error(error) from None  # SQLAlchemy's error quotes the parameters
         if conflict is None:
             raise error

@@ -17,7 +17,7 @@ from demo.__main__ import most_telling
 from demo.event_log import Case, EventLogError, read_event_log
 from demo.order_log import write_order_log
 from demo.replay import TASKS, import_in_bulk, remove, replay
-from demo.rules import final_status, outcome_of, process_id_of
+from demo.rules import case_process_id, final_status, step_outcome
 from demo.screen import human_duration, printable
 from demo.server import Server, ServerError, parse_url
 from demo.verify import compare
@@ -57,7 +57,7 @@ def written(folder: Path, content: str | bytes) -> Path:
         (f"{HEADER}\n", ", line 2, column 'case:concept:name'", "there are no events"),
         ("case:concept:name,concept:name\na,b\n", ", line 1, column 'time:timestamp'", "is missing"),
         (HEADER.replace(",", ";"), ", line 1, column 'case:concept:name'", "is missing"),
-        (f"{HEADER},x,x\n", ", line 1, column 'x'", "is there twice"),
+        (f"{HEADER},x,x\n", ", line 1, column 'x'", "is in the header twice"),
         (f"{HEADER}\n{GOOD}\na,Pack\n", ", line 3, column 'time:timestamp'", "has 2 fields, and the header has 3"),
         (f"{HEADER}\n{GOOD},more\n", ", line 2, column 4", "has 4 fields, and the header has 3"),
         (f"{HEADER}\n,Pack,2024-05-31Z\n", ", line 2, column 'case:concept:name'", "is empty"),
@@ -130,7 +130,7 @@ def test_a_real_log_is_read() -> None:
     [("complete", S), ("", S), ("ate_abort", F), ("PI_ABORT", F), ("withdraw", C), ("suspend", S)],
 )
 def test_outcome(transition: str, outcome: ReplyOutcome) -> None:
-    assert outcome_of(transition) == outcome
+    assert step_outcome(transition) == outcome
 
 
 @pytest.mark.parametrize(
@@ -160,11 +160,11 @@ def test_the_generated_log_ends_in_every_way_and_is_always_the_same(tmp_path: Pa
     write_order_log(other, seed=1)
     assert first.read_bytes() == second.read_bytes() != other.read_bytes()
     cases = read_event_log(first)
-    ends = Counter(final_status([outcome_of(event.transition) for event in case.events]) for case in cases)
+    ends = Counter(final_status([step_outcome(event.transition) for event in case.events]) for case in cases)
     assert set(ends) == {status for status in ProcessStatus if status.is_terminal}
     assert ends.total() == 300
     chosen = most_telling(cases)
-    assert {outcome_of(event.transition) for event in chosen.events[:-1]} > {S}
+    assert {step_outcome(event.transition) for event in chosen.events[:-1]} > {S}
 
 
 # --- what a person sees
@@ -224,7 +224,7 @@ async def test_a_bulk_import_writes_all_and_leaves_nothing(demo_engine: AsyncEng
     await replay(demo_engine, DOMAIN, cases)
     repository = PostgresProcessRepository(demo_engine)
     found = await repository.find_by_status(DOMAIN, list(ProcessStatus))
-    ids = {process_id_of(DOMAIN, case.case_id): process_id_of("copy", case.case_id) for case in cases}
+    ids = {case_process_id(DOMAIN, case.case_id): case_process_id("copy", case.case_id) for case in cases}
     copies = [each.model_copy(update={"domain": "copy", "process_id": ids[each.process_id]}) for each in found]
     assert (await import_in_bulk(demo_engine, "copy", copies, cases))[:2] == (2, 5)
     assert await repository.find_by_status("copy", list(ProcessStatus)) == []
@@ -236,7 +236,7 @@ async def test_a_replay_leaves_what_the_manager_did(demo_engine: AsyncEngine, ca
     assert (totals.cases, totals.steps, totals.transactions, len(steps)) == (2, 5, 7, 5)
 
     repository = PostgresProcessRepository(demo_engine)
-    one = await repository.get_by_id(DOMAIN, process_id_of(DOMAIN, "one"))
+    one = await repository.get_by_id(DOMAIN, case_process_id(DOMAIN, "one"))
     assert one is not None
     assert one.status == ProcessStatus.COMPENSATED
     assert one.state == {"case": "one", "attributes": {"customer": "Costa"}, "steps_done": 3, "last_step": "Release"}
@@ -346,14 +346,14 @@ def test_the_demo_on_an_embedded_server(tmp_path: Path) -> None:
     assert "2 cases, 5 events" in done.stdout
     assert "Audit trail of case one: COMPENSATED after 2 h" in done.stdout
     assert "The database server was stopped and started again." in done.stdout
-    assert "2 of 2 cases and 5 of 5 steps are as the log has them." in done.stdout
+    assert "2 of 2 cases and 5 of 5 steps are as in the log." in done.stdout
 
 
 async def test_the_demo_on_a_server_of_ones_own(tmp_path: Path, database_url: str, demo_engine: AsyncEngine) -> None:
     done = run_demo("--log", str(written(tmp_path, ORDERS)), database_url=database_url)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "The demo touches the rows of its own domain only" in done.stdout
-    assert "2 of 2 cases and 5 of 5 steps are as the log has them." in done.stdout
+    assert "The demo changes only the rows of its own domain" in done.stdout
+    assert "2 of 2 cases and 5 of 5 steps are as in the log." in done.stdout
     assert "were removed from your database." in done.stdout
     assert await stored_processes(demo_engine) == 0
 

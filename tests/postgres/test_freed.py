@@ -25,7 +25,7 @@ from commandbus_process import (
     ProcessStatus,
     ReplyOutcome,
 )
-from commandbus_process.postgres._transaction import conflicts_told
+from commandbus_process.postgres._transaction import translated_errors
 from tests.support.databases import async_url, execute
 from tests.support.items import DOMAIN, new_process
 from tests.support.triggers import trigger
@@ -161,7 +161,7 @@ async def test_after_an_error_of_the_server_that_we_have_a_name_for(
 async def test_after_an_error_of_a_statement_for_many(engine: AsyncEngine, process: ProcessMetadata) -> None:
     async def locked(_repository: Repository, _process: ProcessMetadata, conn: AsyncConnection | None) -> None:
         assert conn is not None
-        with conflicts_told():
+        with translated_errors():
             await conn.execute(text("DO $$ BEGIN RAISE 'no' USING ERRCODE = '55P03'; END $$"))
 
     assert await is_freed(locked, engine, process, ProcessLockedError, on_connection=True)

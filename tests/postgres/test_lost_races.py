@@ -116,7 +116,7 @@ async def test_a_lock_timeout_where_there_is_no_single_process(
             await call(repository, process, conn)
     assert (caught.value.domain, caught.value.process_id) == (None, None)
     assert caught.value.retryable
-    assert str(caught.value) == "a process is locked by another transaction; try again when that has ended"
+    assert str(caught.value) == "a process is locked by another transaction; try again later"
     assert isinstance(caught.value.__cause__, DBAPIError)
 
 

@@ -174,4 +174,4 @@ def test_the_process_types_of_a_mapping() -> None:
 def test_what_is_checked_once_more_is_read_as_the_same_class() -> None:
     process = process_with(LongBooking(room=7, nights=2), str(uuid4()))
     states = codec(Booking | LongBooking)
-    assert states.type_of(process.process_type).read_checked(states.write(process)) == process.state
+    assert states.find_type(process.process_type).read_checked(states.write(process)) == process.state

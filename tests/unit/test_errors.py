@@ -100,7 +100,7 @@ def test_without_a_difference_none_is_in_the_message() -> None:
     logged = StepAlreadyLoggedError(*KEY, RECORDED, RECORDED, [])
     replied = ReplyConflictError(*KEY, RECORDED, RECORDED, is_same=True)
     for error in (logged, replied):
-        for told in ("differ", "another entry", "other data", "second", "conflict for a person"):
+        for told in ("differ", "another entry", "other data", "second", "a conflict; a person"):
             assert told not in str(error)
 
 

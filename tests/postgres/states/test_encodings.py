@@ -22,7 +22,7 @@ from commandbus_process import (
     ReplyOutcome,
 )
 from commandbus_process.migrations import alembic_config
-from commandbus_process.postgres._transaction import conflicts_told
+from commandbus_process.postgres._transaction import translated_errors
 from tests.support.databases import Server, async_url, execute
 from tests.support.items import DOMAIN, new_process
 
@@ -167,7 +167,7 @@ async def test_what_the_encoding_has_comes_back(latin_url: str, client: dict[str
 async def send_many(conn: AsyncConnection) -> None:
     """As the bulk methods do, in a savepoint."""
     async with conn.begin_nested():
-        with conflicts_told("processes"):
+        with translated_errors("processes"):
             await conn.execute(text("SELECT jsonb(cast(:items AS text))"), {"items": f'["{LACKING}"]'})
 
 

@@ -155,5 +155,5 @@ async def test_json_that_cannot_be_read_quotes_nothing(administrator: AsyncEngin
         for call in calls:
             with pytest.raises(StoredDataError) as caught:
                 await call()
-            assert "nests too deep" in str(caught.value) or "Input should be a" in str(caught.value)
+            assert "nested too deeply" in str(caught.value) or "Input should be a" in str(caught.value)
             check_quotes_nothing(caught.value)
