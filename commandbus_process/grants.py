@@ -1,6 +1,6 @@
 """Print the GRANT statements for an application's role: the rights that it needs, and no more.
 
-    python -m commandbus_process.grants ROLE | psql "$DATABASE_URL"
+    python -m commandbus_process.grants ROLE | psql -v ON_ERROR_STOP=1 -1 "$DATABASE_URL"
 
 Use two roles. A migrator owns the schema `commandbus` and runs Alembic. The application's role gets the rights that are
 printed here. It can read both tables, insert rows, and update the columns that the repository updates. It cannot delete

@@ -1,7 +1,7 @@
 """Print optional triggers that reject what rights and CHECKs cannot: changes of rows that must not change.
 
-    python -m commandbus_process.guards | psql "$DATABASE_URL"
-    python -m commandbus_process.guards --remove | psql "$DATABASE_URL"
+    python -m commandbus_process.guards | psql -v ON_ERROR_STOP=1 "$DATABASE_URL"
+    python -m commandbus_process.guards --remove | psql -v ON_ERROR_STOP=1 "$DATABASE_URL"
 
 The role that installs them must own the tables, like the migrator. They hold for every role, including the owner:
 

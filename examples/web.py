@@ -1,26 +1,26 @@
-"""FastAPI: place an order, record a reply, and read the audit trail. Try `uvicorn examples.web:app`."""
+"""FastAPI: place an order, record a reply, read the trail: `pip install fastapi uvicorn; uvicorn examples.web:app`."""
 
 import asyncio
 import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from uuid import UUID, uuid5
 
 from alembic.command import upgrade
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI, Request, Response
+from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import commandbus_process as cp
 from commandbus_process.migrations import alembic_config
 
-engine = create_async_engine(os.environ["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://"))
+engine = create_async_engine(make_url(os.environ["DATABASE_URL"]).set(drivername="postgresql+psycopg"))
 repository = cp.PostgresProcessRepository(engine)
 
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-    """Migrate when the server starts, and close the connections when it stops."""
     await asyncio.to_thread(upgrade, alembic_config(), "head")
     yield
     await engine.dispose()
@@ -45,16 +45,16 @@ async def reply(order_id: UUID, command_id: UUID, outcome: cp.ReplyOutcome) -> b
     if order is None:
         raise cp.ProcessNotFoundError("orders", order_id)
     order.status = cp.ProcessStatus.COMPLETED if outcome == "SUCCESS" else cp.ProcessStatus.FAILED
+    order.completed_at = datetime.now(UTC)
     return await repository.advance(order, reply=cp.StepReply(command_id, outcome))
 
 
 @app.get("/orders/{order_id}")
 async def trail(order_id: UUID) -> list[cp.ProcessAuditEntry]:
-    """Return the audit trail."""
     return await repository.get_audit_trail("orders", order_id)
 
 
 @app.exception_handler(cp.ProcessRepositoryError)
-async def refuse(_: Request, error: cp.ProcessRepositoryError) -> JSONResponse:
-    """Answer 503 if trying again can help, 404 if something does not exist, and 409 for a conflict."""
-    return JSONResponse(str(error), 503 if error.retryable else 404 if isinstance(error, LookupError) else 409)
+async def refuse(_: Request, error: cp.ProcessRepositoryError) -> Response:
+    """Answer 503 if trying again can help (an unknown command may still come), 404 or 409 otherwise."""
+    return Response(str(error), 503 if error.retryable else 404 if isinstance(error, LookupError) else 409)

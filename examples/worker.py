@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 from alembic.command import upgrade
+from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from commandbus_process import (
@@ -17,25 +18,23 @@ from commandbus_process import (
 )
 from commandbus_process.migrations import alembic_config
 
-engine = create_async_engine(os.environ["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://"))
+engine = create_async_engine(make_url(os.environ["DATABASE_URL"]).set(drivername="postgresql+psycopg"))
 repository = PostgresProcessRepository(engine)
-packed: list[UUID] = []
 
 
-async def ship_some(conn: AsyncConnection) -> int:
+async def ship_some(conn: AsyncConnection) -> list[UUID]:
     """Ship up to five orders in one transaction. If the worker crashes, its orders are unlocked, and not shipped."""
     orders = await repository.claim("orders", [ProcessStatus.PENDING], conn, limit=5)
     for order in orders:
-        packed.append(order.process_id)
         order.state = {"parcels": 1}
         order.status, order.completed_at = ProcessStatus.COMPLETED, datetime.now(UTC)
         await repository.update(order, conn)
-    return len(orders)
+    return [order.process_id for order in orders]
 
 
-async def worker() -> int:
+async def worker() -> list[UUID]:
     """Work until nothing is left. A worker that runs all the time would wait a moment, and look again."""
-    shipped = 0
+    shipped: list[UUID] = []
     while some := await run_in_transaction(engine, ship_some):
         shipped += some
     return shipped
@@ -48,8 +47,9 @@ async def main() -> None:
         for _ in range(40)
     )
     print("to ship:", await repository.save_many(orders))
-    print("shipped:", sum(await asyncio.gather(*(worker() for _ in range(4)))))
-    print("packed twice:", len(packed) - len(set(packed)))
+    shipped = [order_id for some in await asyncio.gather(*(worker() for _ in range(4))) for order_id in some]
+    print("shipped:", len(shipped))
+    print("shipped twice:", len(shipped) - len(set(shipped)))
     await engine.dispose()
 
 

@@ -19,18 +19,14 @@ outbox 1
 sent: ChargeCard
 """,
     "process_manager.py": """\
-ReserveStock SUCCESS
-  delivered again, it sends []
-ChargeCard FAILED
-  delivered again, it sends []
-ReleaseStock SUCCESS
-  delivered again, it sends []
-COMPENSATED
+ReserveStock SUCCESS - delivered again, it sends []
+ChargeCard FAILED - delivered again, it sends []
+ReleaseStock SUCCESS - delivered again, it sends []
 """,
     "worker.py": """\
 to ship: 40
 shipped: 40
-packed twice: 0
+shipped twice: 0
 """,
 }
 
