@@ -1,6 +1,6 @@
 """Check the arguments of the repository's methods, and turn them into columns."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, NoReturn, TypeVar, cast, get_type_hints
 from uuid import UUID
@@ -31,14 +31,28 @@ LIMIT: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=1, le=2**31 - 1)])
 CheckedT = TypeVar("CheckedT")
 
 
-def _adapter(model: type[BaseModel], names: Iterable[str]) -> TypeAdapter[dict[str, Any]]:
+def _adapter(model: type[BaseModel], names: Iterable[str], *, is_stored: bool = False) -> TypeAdapter[dict[str, Any]]:
     """Return an adapter that checks the named fields of a model, and returns them as a dictionary.
 
     JSON fields are left out. They are checked when they are turned into text.
+
+    Args:
+        model: The model.
+        names: The fields.
+        is_stored: Whether the values come from the database. Other software may have written empty names.
+
+    Raises:
+        TypeError: A column has no field.
     """
     hints = get_type_hints(model, include_extras=True)
+    missing = [name for name in names if name not in hints]
+    if missing:
+        raise TypeError(f"{model.__name__} has no field for the columns {', '.join(missing)}")
+    fields = {name: hints[name] for name in names if name not in JSON}
+    if is_stored:
+        fields |= {name: OptionalName for name, hint in fields.items() if hint == Name}
     make: Any = TypedDict  # type checkers accept only a TypedDict with literal fields
-    typed_dict: Any = make(model.__name__, {name: hints[name] for name in names if name not in JSON})
+    typed_dict: Any = make(model.__name__, fields)
     typed_dict.__pydantic_config__ = ConfigDict(hide_input_in_errors=True)
     return TypeAdapter(typed_dict)
 
@@ -46,7 +60,8 @@ def _adapter(model: type[BaseModel], names: Iterable[str]) -> TypeAdapter[dict[s
 _NEW_PROCESS = _adapter(ProcessMetadata, (*SAVED, "version"))
 # The process type is not checked here, because other software may have written an empty one.
 _CHANGED_PROCESS = _adapter(ProcessMetadata, (*UPDATED, "version"))
-STORED_PROCESS = _adapter(ProcessMetadata, ProcessMetadata.model_fields)
+STORED_PROCESS = _adapter(ProcessMetadata, ProcessMetadata.model_fields, is_stored=True)
+STORED_ENTRY = _adapter(ProcessAuditEntry, ENTRY, is_stored=True)
 _LOGGED_ENTRY = _adapter(ProcessAuditEntry, ENTRY)
 _REPLY = _adapter(StepReply, ("outcome", "received_at"))
 _FILTER = {
@@ -169,16 +184,16 @@ def reply_columns(
     if isinstance(reply, ProcessAuditEntry):
         if reply.reply_outcome is None:
             raise InvalidInputError(f"{argument}.reply_outcome", "must not be None in a reply")
-        outcome, data = reply.reply_outcome, reply.reply_data
+        outcome, data, field = reply.reply_outcome, reply.reply_data, "reply_data"
     elif isinstance(reply, StepReply):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
-        outcome, data = reply.outcome, reply.data
+        outcome, data, field = reply.outcome, reply.data, "data"
     else:
         raise InvalidInputError(argument, f"must be a StepReply or a ProcessAuditEntry, not {type(reply).__name__}")
     check_uuid(f"{argument}.command_id", reply.command_id)
     fields = _validated(argument, _REPLY, {"outcome": outcome, "received_at": reply.received_at})
     return {
         "reply_outcome": fields["outcome"],
-        "reply_data": _optional_json(data, f"{argument}.reply_data"),
+        "reply_data": _optional_json(data, f"{argument}.{field}"),
         "received_at": fields["received_at"] or min((datetime.now(UTC), *(entry.sent_at for entry in causes))),
     }
 
@@ -213,7 +228,7 @@ def checked_filter(wanted: ProcessFilter) -> dict[str, Any]:
     return given
 
 
-def sorted_statuses(statuses: Collection[ProcessStatus]) -> tuple[str, ...]:
+def sorted_statuses(statuses: Iterable[ProcessStatus]) -> tuple[str, ...]:
     """Return the stored values, sorted and without duplicates.
 
     So the same set of statuses always is the same statement. The fewer statements there are, the more are prepared.
@@ -222,8 +237,10 @@ def sorted_statuses(statuses: Collection[ProcessStatus]) -> tuple[str, ...]:
         raise InvalidInputError("statuses", f"must be a collection of statuses, such as [{statuses!r}]")
     try:
         return tuple(sorted({ProcessStatus(status).value for status in statuses}))
-    except ValueError as error:
-        raise InvalidInputError("statuses", str(error)) from error
+    except (ValueError, TypeError):
+        # The original error quotes what was given, which may be a whole process.
+        names = ", ".join(ProcessStatus)
+        raise InvalidInputError("statuses", f"must be a collection of statuses, each one of {names}") from None
 
 
 def unreadable_handler(on_unreadable: OnUnreadable) -> Callable[[StoredDataError], object]:

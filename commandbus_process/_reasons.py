@@ -11,9 +11,9 @@ from typing import Any, TypeAlias, cast
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, PydanticKnownError
 
-from commandbus_process.models import MESSAGES, ProcessAuditEntry, ProcessMetadata
+from commandbus_process.models import MESSAGES, ProcessAuditEntry, ProcessMetadata, StepReply
 
-OWN_FIELDS = frozenset({*ProcessMetadata.model_fields, *ProcessAuditEntry.model_fields})
+OWN_FIELDS = frozenset({*ProcessMetadata.model_fields, *ProcessAuditEntry.model_fields, *StepReply.model_fields})
 
 # The placeholders in Pydantic's messages whose text comes from the type. The text of all others ("error", "tag",
 # "actual_length") comes from the value.

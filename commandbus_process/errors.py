@@ -133,8 +133,9 @@ class ConcurrentUpdateError(ProcessError):
         else:
             message = (
                 f"does not match its row any more (the object is at version {expected_version}, the row at "
-                f"{actual_version}): somebody else changed the row since this object was read or written, or the "
-                "object's own write was rolled back; read it again and repeat your change"
+                f"{actual_version}): somebody else changed the row since this object was read or written, the "
+                "object's own write was rolled back, or advance() returned False for it; read it again and repeat your "
+                "change"
             )
         super().__init__(domain, process_id, message)
 

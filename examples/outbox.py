@@ -6,6 +6,7 @@ from uuid import UUID, uuid4, uuid5
 
 import sqlalchemy as sa
 from alembic.command import upgrade
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import commandbus_process as cp
@@ -21,7 +22,6 @@ repository = cp.PostgresProcessRepository(engine)
 
 
 async def place_order(order_id: UUID, total: int) -> None:
-    """Write the order, its process, and the command to send."""
     charge = cp.ProcessAuditEntry(step_name="charge", command_id=uuid5(order_id, "charge"), command_type="ChargeCard")
     process = cp.ProcessMetadata[cp.JsonObject](domain="orders", process_id=order_id, process_type="order", state={})
     process.status, process.current_step = cp.ProcessStatus.WAITING_FOR_REPLY, charge.step_name
@@ -47,7 +47,7 @@ async def main() -> None:
     await place_order(uuid4(), 42)
     try:
         await place_order(uuid4(), -1)  # the database rejects it
-    except sa.exc.IntegrityError:
+    except IntegrityError:
         print("refused")
     async with engine.connect() as conn:
         for table in (orders, cp.tables.process, outbox):

@@ -26,7 +26,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 
 from commandbus_process._arguments import entry_columns
-from commandbus_process._columns import COMMAND_KEY, ENTRY, LOGGED, PROCESS_KEY, REPLY, SAME_PROCESS
+from commandbus_process._columns import COMMAND_KEY, ENTRY, LOGGED, PROCESS_KEY, REPLY, SAME_PROCESS, TIMES, UPDATED
 from commandbus_process.errors import NothingWrittenError, ProcessRepositoryError
 from commandbus_process.models import ProcessAuditEntry, ProcessMetadata, StepReply
 from commandbus_process.postgres._expressions import (
@@ -180,7 +180,12 @@ SAVE_WITH_SENT = _save_with(many=True)
 # Why a step was not taken, as far as the process shows it. No row: the process does not exist. Otherwise: the row's
 # version, type and stamp, what the database has set, and whether the row already has what the step wants to write.
 WHY_NOT_ADVANCED = WHY_NOT_WRITTEN.add_columns(
-    WRITTEN.label("written"), and_(*(equals_given(process.c[name]) for name in SAME_PROCESS)).label("same")
+    WRITTEN.label("written"),
+    and_(
+        *(equals_given(process.c[name]) for name in SAME_PROCESS),
+        # Of times, only whether there is one. A redelivery is handled at another time.
+        *(process.c[name].is_(None) == parameter(process.c[name]).is_(None) for name in UPDATED if name in TIMES),
+    ).label("same"),
 )
 
 _SEVERAL = 2  # or more
@@ -297,11 +302,15 @@ class Step:
     def _why_not_taken(self, recorded: Row | None, logged: Sequence[Row | None]) -> list[ProcessRepositoryError | None]:
         not_there = [entry for entry, row in zip(self._sent, logged, strict=True) if row is None or not row["same"]]
         missing = f"command {not_there[0].command_id}" if not_there else "the reply"
-        errors: list[ProcessRepositoryError | None] = []
+        of_commands = (
+            why_not_logged(*self._process_key, row, entry, missing)
+            for row, entry in zip(logged, self._sent, strict=True)
+        )
+        # A command that is stored as another one comes before one that is stored as it was given.
+        errors: list[ProcessRepositoryError | None]
+        errors = sorted(of_commands, key=lambda error: getattr(error, "is_same", False))
         if self._reply is not None:
-            errors.append(why_not_recorded(*self._process_key, recorded, self._reply, missing))
-        for row, entry in zip(logged, self._sent, strict=True):
-            errors.append(why_not_logged(*self._process_key, row, entry, missing))
+            errors.insert(0, why_not_recorded(*self._process_key, recorded, self._reply, missing))
         return errors
 
     def _logging(self, entry: ProcessAuditEntry) -> dict[str, Any]:

@@ -96,6 +96,9 @@ class Listing:
 
 
 def _conditions(given: frozenset[str]) -> list[ColumnElement[bool]]:
+    unknown = given - CONDITIONS.keys() - {"key_domain", "limit"}
+    if unknown:
+        raise KeyError(f"{', '.join(sorted(unknown))} has no condition")
     return [condition for name, condition in CONDITIONS.items() if name in given]
 
 

@@ -23,9 +23,9 @@ from sqlalchemy import BigInteger, Boolean, Column, CursorResult, DateTime, Inte
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeEngine
 
-from commandbus_process._arguments import STORED_PROCESS
+from commandbus_process._arguments import STORED_ENTRY, STORED_PROCESS
 from commandbus_process._columns import ENTRY, JSON, TIMES
-from commandbus_process._json import JSON_OBJECT, check_numbers, json_object
+from commandbus_process._json import JSON_OBJECT, check_finite, check_numbers, json_object
 from commandbus_process._reasons import explain
 from commandbus_process._states import States
 from commandbus_process.errors import StoredDataError, StoredStateError
@@ -159,9 +159,9 @@ def _make_objects(rows: Rows, classes: Iterable[type[ModelT]], ready: Mapping[st
     return objects
 
 
-def _make_process(fields: Row, of_class: type[ModelT], stamp: str) -> ModelT:
+def _make_object(fields: Row, of_class: type[ModelT], private: dict[str, Any] | None) -> ModelT:
     made = object.__new__(of_class)
-    for name, value in zip(_MODEL_ATTRIBUTES, (fields, set(fields), None, private_with(stamp)), strict=True):
+    for name, value in zip(_MODEL_ATTRIBUTES, (fields, set(fields), None, private), strict=True):
         object.__setattr__(made, name, value)
     return made
 
@@ -184,7 +184,11 @@ def _checked_json(stored: Any) -> JsonObject | None:  # noqa: ANN401 - what a da
     """
     if stored is None:
         return None
-    return JSON_OBJECT.validate_json(stored) if isinstance(stored, str) else JSON_OBJECT.validate_python(stored)
+    if not isinstance(stored, str):
+        return JSON_OBJECT.validate_python(stored)
+    value = JSON_OBJECT.validate_json(stored)
+    check_finite(stored)
+    return value
 
 
 class ProcessReader(Generic[StateT]):
@@ -236,7 +240,7 @@ class ProcessReader(Generic[StateT]):
             state_type = self._states.find_type(row["process_type"])
             check_numbers((state,))
             row["state"] = state_type.read(state)
-            return _make_process(row, state_type.metadata_type, stamp)
+            return _make_object(row, state_type.metadata_type, private_with(stamp))
         except Exception:  # noqa: BLE001 - whatever it is, _read_checked finds it
             row = dict(zip((*FIELDS, "stamp"), from_json(fields), strict=True))
             return self._read_checked({"process_id": process_id, **_plain(row, _time), "state": state})
@@ -262,7 +266,7 @@ class ProcessReader(Generic[StateT]):
             checked = STORED_PROCESS.validate_python(fields)
         except ValidationError as error:
             raise StoredDataError(domain, process_id, explain(error)) from None
-        return _make_process({**checked, **data, "state": state}, state_type.metadata_type, row["stamp"])
+        return _make_object({**checked, **data, "state": state}, state_type.metadata_type, private_with(row["stamp"]))
 
 
 def read_entries(domain: str, process_id: UUID, rows: Rows) -> list[ProcessAuditEntry]:
@@ -285,11 +289,12 @@ def read_entry(domain: str, process_id: UUID, row: Row) -> ProcessAuditEntry:
     """
     values = _plain({name: row[name] for name in ENTRY}, _quoted_time)
     try:
-        for name in JSON & values.keys():
-            values[name] = _checked_json(values[name])
-        return ProcessAuditEntry.model_validate(values)
+        data = {name: _checked_json(values.pop(name)) for name in JSON & values.keys()}
+        checked = STORED_ENTRY.validate_python(values)
     except ValidationError as error:
         # `from None`: the original error quotes values. It stays in __context__, but tracebacks do not print it.
         raise StoredDataError(
             domain, process_id, explain(error), what=f"the stored entry of command {row['command_id']}"
         ) from None
+    fields = {**checked, **data}
+    return _make_object({name: fields[name] for name in ENTRY}, ProcessAuditEntry, None)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
-from commandbus_process._columns import SAME_COMMAND, SAME_REPLY
+from commandbus_process._columns import JSON, SAME_COMMAND, SAME_REPLY
 from commandbus_process.errors import (
     ConcurrentUpdateError,
     InvalidInputError,
@@ -120,8 +120,12 @@ def why_not_logged(
     if logged["command_id"] is None:
         return None
     recorded = read_entry(domain, process_id, logged)
-    compared = SAME_COMMAND if entry.reply_outcome is None else (*SAME_COMMAND, *SAME_REPLY)
-    different = [name for name in compared if _differ(getattr(recorded, name), getattr(entry, name))]
+    different: list[str] = []
+    if not logged.get("same"):
+        compared = SAME_COMMAND if entry.reply_outcome is None else (*SAME_COMMAND, *SAME_REPLY)
+        different = [name for name in compared if _differ(getattr(recorded, name), getattr(entry, name))]
+        # The database compares numbers exactly, and Python reads them as floats.
+        different = different or [name for name in compared if name in JSON]
     return StepAlreadyLoggedError(domain, process_id, recorded, entry, different, missing)
 
 
@@ -142,12 +146,7 @@ def why_not_recorded(
     if recorded["reply_outcome"] is None:
         return None
     entry = read_entry(domain, process_id, recorded)
-    if isinstance(reply, ProcessAuditEntry):
-        outcome, data = reply.reply_outcome, reply.reply_data
-    else:
-        outcome, data = reply.outcome, reply.data
-    is_same = entry.reply_outcome == outcome and not _differ(entry.reply_data, data)
-    return ReplyConflictError(domain, process_id, entry, reply, missing, is_same=is_same)
+    return ReplyConflictError(domain, process_id, entry, reply, missing, is_same=recorded["same"])
 
 
 def _differ(stored: object, given: object) -> bool:

@@ -197,7 +197,9 @@ async def atomic(engine: AsyncEngine, conn: AsyncConnection | None) -> AsyncGene
     elif await conn.run_sync(is_in_autocommit):
         raise InvalidInputError("conn", "is in autocommit, where several statements cannot be atomic")
     else:
-        with savepoint_open(cast("Connection", conn.sync_connection)):
+        sync_connection = cast("Connection", conn.sync_connection)
+        _check_not_aborted(sync_connection)
+        with savepoint_open(sync_connection):
             async with conn.begin_nested():
                 yield conn
 
@@ -304,12 +306,15 @@ def check_can_lock(connection: Connection) -> None:
 
 def _run_on(connection: Connection, work: Callable[[Connection], ResultT]) -> ResultT:
     """Run `work` on a connection, if its transaction is not aborted."""
-    driver = psycopg_connection(connection)
-    if driver.pgconn.transaction_status == TransactionStatus.INERROR:
+    _check_not_aborted(connection)
+    with encodable_texts(connection, psycopg_connection(connection)):
+        return work(connection)
+
+
+def _check_not_aborted(connection: Connection) -> None:
+    if psycopg_connection(connection).pgconn.transaction_status == TransactionStatus.INERROR:
         # The server would reject each statement, and SQLAlchemy's error would quote the state.
         raise InvalidInputError("conn", "is in a transaction that an earlier error aborted; roll that back first")
-    with encodable_texts(connection, driver):
-        return work(connection)
 
 
 def _borrow_and_run(engine: Engine, work: Callable[[Connection], ResultT]) -> ResultT:

@@ -5,7 +5,7 @@ The values are made from the columns' types. So a column that is added is tested
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
@@ -62,7 +62,7 @@ def filled(number: int) -> ProcessMetadata:
 
 
 def command(number: int, *setters: SetBy) -> ProcessAuditEntry:
-    fields = values(process_audit.c, number, SetBy.COMMAND, *setters) | {"command_id": uuid4()}
+    fields: dict[str, Any] = {**values(process_audit.c, number, SetBy.COMMAND, *setters), "command_id": uuid4()}
     return ProcessAuditEntry(**fields)
 
 
@@ -74,9 +74,9 @@ def only_required(of: ProcessMetadata) -> ProcessMetadata:
 def described(read: Any) -> Any:
     """A value with the types of all of its parts: 1 equals True and a StrEnum its text."""
     if isinstance(read, dict):
-        return {key: described(each) for key, each in read.items()}
+        return {key: described(each) for key, each in cast("dict[str, Any]", read).items()}
     if isinstance(read, list):
-        return [described(each) for each in read]
+        return [described(each) for each in cast("list[object]", read)]
     return type(read), read
 
 
@@ -123,10 +123,14 @@ async def copy(repository: Repository, made: ProcessMetadata) -> None:
     await repository.save_many([made, filled(1)])
 
 
+def nothing_copied(*_: object) -> bool:
+    return False
+
+
 async def insert_many(repository: Repository, made: ProcessMetadata) -> None:
     """A process is in the way of COPY when it comes, and has gone when INSERT comes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("commandbus_process.postgres._bulk.copy_rows", lambda *_: False)
+        patch.setattr("commandbus_process.postgres._bulk.copy_rows", nothing_copied)
         await repository.save_many([made, filled(1)])
 
 

@@ -229,10 +229,20 @@ async def test_ids_that_are_no_uuid(unreachable: Repository) -> None:
         await unreachable.advance(process, reply=bad)
 
 
-@pytest.mark.parametrize("bad", ["PENDING", ProcessStatus.PENDING, ["PAUSED"], [None]], ids=repr)
+@pytest.mark.parametrize("bad", ["PENDING", ProcessStatus.PENDING, ["PAUSED"], [None], None, 7], ids=repr)
 async def test_statuses_that_are_none(unreachable: Repository, bad: Any) -> None:
     with pytest.raises(InvalidInputError, match="statuses"):
         await unreachable.find_by_status(DOMAIN, bad)
+
+
+async def test_a_process_among_the_statuses_is_not_quoted(unreachable: Repository) -> None:
+    process: Any = new_process().model_copy(update={"state": {"card": "hunter2"}})
+    with pytest.raises(
+        InvalidInputError, match="statuses: must be a collection of statuses, each one of PENDING"
+    ) as caught:
+        await unreachable.find_by_status(DOMAIN, [process])
+    assert caught.value.__cause__ is None
+    assert "hunter2" not in str(caught.value)
 
 
 ID = uuid4()
