@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
-from commandbus_process._arguments import check_key, check_loggable, entry_columns, new_process_columns
+from commandbus_process._arguments import check_key, check_loggable, check_process, entry_columns, new_process_columns
 from commandbus_process._columns import COMMAND_KEY, JSON, LOGGED, PROCESS_KEY, SAVED
 from commandbus_process.errors import InvalidInputError, ProcessAlreadyExistsError, ProcessError
 from commandbus_process.models import ProcessAuditEntry, ProcessMetadata, StateT
@@ -112,8 +112,7 @@ async def save_many(
     by_copy = True
 
     def prepare(process: ProcessMetadata[StateT]) -> Prepared:
-        if not isinstance(process, ProcessMetadata):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
-            raise InvalidInputError("process", f"must be a ProcessMetadata, not {type(process).__name__}")
+        check_process(process)
         state = state_text(process)
         row = {**new_process_columns(process), "state": state}
         return Prepared((process.domain, process.process_id), None, row, len(state))

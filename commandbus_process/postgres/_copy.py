@@ -12,6 +12,8 @@ from sqlalchemy.engine import Transaction
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.util import await_only
 
+from commandbus_process.postgres._transaction import get_sqlstate, psycopg_connection
+
 # Each COPY runs in a savepoint. PostgreSQL keeps up to 64 writing savepoints of a transaction in shared memory. If
 # there are more, every other session has to look them up in files. A limit of 48 leaves some savepoints to the caller.
 _MOST_COPIES = 48
@@ -44,7 +46,7 @@ def copy_rows(connection: Connection, table: Table, names: Sequence[str], rows: 
     except _NotAllCopiedError:
         return False
     except DBAPIError as error:
-        sqlstate = getattr(error.orig, "sqlstate", None) or ""
+        sqlstate = get_sqlstate(error) or ""
         if sqlstate in _NOT_WITH_COPY or sqlstate.startswith(_INTEGRITY_CONSTRAINT_VIOLATION):
             return False
         raise
@@ -66,7 +68,7 @@ def _statement(connection: Connection, table: Table, names: Sequence[str]) -> sq
 def _run(connection: Connection, statement: sql.Composed, rows: Sequence[Sequence[Any]]) -> None:
     """Run COPY. Raise the errors that SQLAlchemy would raise for a statement."""
     adapted: Any = connection.connection.dbapi_connection
-    driver = cast("psycopg.AsyncConnection[Any]", connection.connection.driver_connection)
+    driver = psycopg_connection(connection)
     try:
         await_only(_copy(driver, statement, rows))
     except psycopg.Error as error:
