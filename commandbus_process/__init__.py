@@ -18,7 +18,9 @@ from commandbus_process.errors import (
     StoredDataError,
     StoredStateError,
     TransactionConflictError,
+    UnindexedFilterError,
 )
+from commandbus_process.filters import ProcessFilter
 from commandbus_process.models import (
     JsonObject,
     ProcessAuditEntry,
@@ -28,7 +30,7 @@ from commandbus_process.models import (
     StepReply,
 )
 from commandbus_process.postgres import PostgresProcessRepository, run_in_transaction
-from commandbus_process.repository import ProcessRepository
+from commandbus_process.repository import OnUnreadable, ProcessRepository
 
 __all__ = [
     "ConcurrentUpdateError",
@@ -36,10 +38,12 @@ __all__ = [
     "InvalidInputError",
     "JsonObject",
     "NothingWrittenError",
+    "OnUnreadable",
     "PostgresProcessRepository",
     "ProcessAlreadyExistsError",
     "ProcessAuditEntry",
     "ProcessError",
+    "ProcessFilter",
     "ProcessLockedError",
     "ProcessMetadata",
     "ProcessNotFoundError",
@@ -55,6 +59,7 @@ __all__ = [
     "StoredDataError",
     "StoredStateError",
     "TransactionConflictError",
+    "UnindexedFilterError",
     "run_in_transaction",
     "tables",
 ]

@@ -90,6 +90,16 @@ def check_uuid(field: str, value: UUID) -> None:
         raise InvalidInputError(field, f"must be a UUID, not {type(value).__name__}")
 
 
+def check_uuids(field: str, values: Iterable[UUID]) -> list[UUID]:
+    """Return UUIDs as a list, in their order and without duplicates. Reject what is not a UUID."""
+    if not isinstance(values, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise InvalidInputError(field, f"must be an iterable of UUIDs, not {type(values).__name__}")
+    given = list(values)
+    for position, each in enumerate(given):
+        check_uuid(f"{field}[{position}]", each)
+    return list(dict.fromkeys(given))
+
+
 def check_key(domain: str, process_id: UUID) -> None:
     """Reject what cannot be the key of a process."""
     checked(NAME, "domain", domain)
@@ -220,15 +230,20 @@ def in_path(path: str, error: InvalidInputError) -> InvalidInputError:
 
 def checked_filter(wanted: ProcessFilter) -> dict[str, Any]:
     """Return the conditions of a filter that are not `None`, by their names, and its statuses sorted."""
-    given: dict[str, Any] = {"statuses": sorted_statuses(wanted.statuses)}
+    if not isinstance(wanted, ProcessFilter):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise InvalidInputError("filter", f"must be a ProcessFilter, not {type(wanted).__name__}")
+    statuses = ProcessStatus if wanted.statuses is None else wanted.statuses
+    given: dict[str, Any] = {"statuses": sorted_statuses(statuses)}
     for name, adapter in _FILTER.items():
         value = checked(adapter, name, getattr(wanted, name))
         if value is not None:
             given[name] = value
+    if "created_after" in given and given["created_after"] > given.get("created_before", given["created_after"]):
+        raise InvalidInputError("created_after", "must not be later than created_before")
     return given
 
 
-def sorted_statuses(statuses: Iterable[ProcessStatus]) -> tuple[str, ...]:
+def sorted_statuses(statuses: Iterable[ProcessStatus]) -> tuple[ProcessStatus, ...]:
     """Return the stored values, sorted and without duplicates.
 
     So the same set of statuses always is the same statement. The fewer statements there are, the more are prepared.
@@ -236,7 +251,7 @@ def sorted_statuses(statuses: Iterable[ProcessStatus]) -> tuple[str, ...]:
     if isinstance(statuses, str):
         raise InvalidInputError("statuses", f"must be a collection of statuses, such as [{statuses!r}]")
     try:
-        return tuple(sorted({ProcessStatus(status).value for status in statuses}))
+        return tuple(sorted({ProcessStatus(status) for status in statuses}))
     except (ValueError, TypeError):
         # The original error quotes what was given, which may be a whole process.
         names = ", ".join(ProcessStatus)

@@ -24,6 +24,8 @@ def _set_by(table: Table, *setters: SetBy) -> tuple[str, ...]:
 PROCESS_KEY = names(process.primary_key)
 COMMAND_KEY = (*PROCESS_KEY, "command_id")
 
+READ = _set_by(process, *SetBy)
+"""The columns of a process that are read: all that somebody sets."""
 SAVED = _set_by(process, SetBy.SAVE)
 UPDATED = _set_by(process, SetBy.UPDATE)
 WRITTEN_BY_UPDATE = _set_by(process, SetBy.UPDATE, SetBy.DATABASE)

@@ -50,6 +50,22 @@ class InvalidInputError(ProcessRepositoryError, ValueError):
         super().__init__(f"{field}: {reason}")
 
 
+class UnindexedFilterError(InvalidInputError):
+    """No index serves the filter, so the database might read every process of the domain. Nothing was read.
+
+    Attributes:
+        conditions: The names of the conditions that no index serves, for example `("process_type",)`.
+    """
+
+    def __init__(self, conditions: tuple[str, ...]) -> None:
+        self.conditions = conditions
+        super().__init__(
+            "filter",
+            f"no index serves {' and '.join(conditions)} among processes that have ended; add created_after, "
+            "deadline_before or a business_key, leave the terminal statuses out, or pass allow_scan=True",
+        )
+
+
 class ProcessError(ProcessRepositoryError):
     """Base of the errors about one process.
 

@@ -17,10 +17,20 @@ class ProcessFilter:
         domain: The domain of the processes.
         statuses: The process has one of these statuses. An empty collection matches nothing.
         process_type: The type of the processes.
-        updated_before: The process was last updated before this time. It must be timezone-aware.
+        current_step: The step that the process is in.
+        business_key: What people call the process.
+        created_after: The process was created at this time or later. Times must be timezone-aware.
+        created_before: The process was created before this time.
+        updated_before: The process was last updated before this time.
+        deadline_before: The process has a deadline, and it is before this time.
     """
 
     domain: Name
-    statuses: Collection[ProcessStatus]
+    statuses: Collection[ProcessStatus] | None = None
     process_type: Name | None = None
+    current_step: Name | None = None
+    business_key: Name | None = None
+    created_after: UtcDatetime | None = None
+    created_before: UtcDatetime | None = None
     updated_before: UtcDatetime | None = None
+    deadline_before: UtcDatetime | None = None

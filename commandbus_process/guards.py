@@ -7,7 +7,7 @@ The role that installs them must own the tables, like the migrator. They hold fo
 
 - A recorded reply keeps its outcome, data and time.
 - A command keeps everything that was logged when it was sent.
-- A process keeps its key, type and time of creation.
+- A process keeps its key, type, business key and time of creation.
 - The version of a process never goes down.
 
 A rejected UPDATE fails with SQLSTATE 23001 (restrict_violation), which SQLAlchemy raises as `IntegrityError`. The
@@ -32,8 +32,8 @@ removes them. Install them again after each upgrade of the schema, so that they 
 import sys
 from collections.abc import Iterable
 
-from commandbus_process._columns import REPLY, WRITTEN_BY_UPDATE
-from commandbus_process.tables import process, process_audit
+from commandbus_process._columns import READ, REPLY, WRITTEN_BY_UPDATE
+from commandbus_process.tables import process_audit
 
 _REMOVAL = [
     "DROP TRIGGER IF EXISTS keep_process ON commandbus.process",
@@ -55,7 +55,7 @@ def guard_statements(*, remove: bool = False) -> list[str]:
         return list(_REMOVAL)
     # A function runs only if an UPDATE names a column that must not change, or if a trigger's condition is true.
     # `search_path` has only the server's own schema, so that no operator of the same name in another schema is called.
-    identity = [column.name for column in process.c if column.name not in WRITTEN_BY_UPDATE]
+    identity = [name for name in READ if name not in WRITTEN_BY_UPDATE]
     sent = [column.name for column in process_audit.c if column.name not in REPLY]
     return [
         f"""\
@@ -64,7 +64,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF {_differs(identity)} THEN
         RAISE restrict_violation USING CONSTRAINT = TG_NAME,
-            MESSAGE = format('key, type and creation of process %s in domain %L cannot be changed',
+            MESSAGE = format('key, type, business key and creation of process %s in domain %L cannot be changed',
                              OLD.process_id, OLD.domain);
     ELSIF NEW.version < OLD.version THEN
         RAISE restrict_violation USING CONSTRAINT = TG_NAME,

@@ -124,7 +124,26 @@ STAMPS = "_stamps"
 """The name of the private attribute that holds a process's `RowStamps`."""
 
 
-class ProcessMetadata(_Model, Generic[StateT]):
+class ProcessWithoutState(_Model):
+    """The fields of a process that lists and processes have in common: all but the state and the version."""
+
+    domain: Name
+    process_id: UUID
+    process_type: Name
+    status: ProcessStatus = ProcessStatus.PENDING
+    current_step: OptionalName | None = None
+    business_key: OptionalName | None = None
+    """What people call the process: an order number, for example. Set by `save`, and never changed."""
+    deadline: UtcDatetime | None = None
+    """When somebody must look at the process if nothing has come. The library itself does nothing then."""
+    error_code: OptionalName | None = None
+    error_message: StorableText | None = None
+    created_at: UtcDatetime = Field(default_factory=_now)
+    updated_at: UtcDatetime = Field(default_factory=_now)
+    completed_at: UtcDatetime | None = None
+
+
+class ProcessMetadata(ProcessWithoutState, Generic[StateT]):
     """One process and its state.
 
     Mutable: assign to its fields, and pass it to `update` or `advance`. Assigning a wrong type raises
@@ -137,17 +156,7 @@ class ProcessMetadata(_Model, Generic[StateT]):
 
     _stamps: RowStamps = PrivateAttr(default=RowStamps())
 
-    domain: Name
-    process_id: UUID
-    process_type: Name
-    status: ProcessStatus = ProcessStatus.PENDING
-    current_step: OptionalName | None = None
     state: StateT
-    error_code: OptionalName | None = None
-    error_message: StorableText | None = None
-    created_at: UtcDatetime = Field(default_factory=_now)
-    updated_at: UtcDatetime = Field(default_factory=_now)
-    completed_at: UtcDatetime | None = None
     version: Version | None = None
     """Version of the row when this object was last read or written. `None`: never; `update()` then skips the check.
 

@@ -58,10 +58,10 @@ class ProcessRepository(Protocol[StateT]):
         ...
 
     async def update(self, process: ProcessMetadata[StateT], conn: AsyncConnection | None = None) -> None:
-        """Write status, current step, state, error code and message, and completion time of a process.
+        """Write status, current step, state, deadline, error code and message, and completion time of a process.
 
         `updated_at` becomes the database's `now()` (the start of the transaction), and the version goes up by one. Both
-        are set on `process`. `created_at` and `process_type` are never written.
+        are set on `process`. `created_at`, `process_type` and `business_key` are never written.
 
         The update is written only if the object still matches its row. The row is compared by its version, its
         `updated_at` and the transaction that wrote it, so an update by plain SQL is noticed, too. If you roll back, you
@@ -101,6 +101,30 @@ class ProcessRepository(Protocol[StateT]):
         """
         ...
 
+    async def get_by_ids(
+        self,
+        domain: str,
+        process_ids: Iterable[UUID],
+        conn: AsyncConnection | None = None,
+        *,
+        on_unreadable: OnUnreadable = "raise",
+    ) -> dict[UUID, ProcessMetadata[StateT]]:
+        """Return the processes with these ids, by their ids and in their order. Those that do not exist are left out.
+
+        All are read in one statement and one round trip, and held in memory. Takes no lock.
+
+        Args:
+            domain: The processes' domain.
+            process_ids: The ids. An id that is given twice counts once.
+            conn: Your connection, if any.
+            on_unreadable: What to do with a process that cannot be read.
+
+        Raises:
+            StoredStateError: A state does not fit its type. The error names the process.
+            StoredDataError: Another column has a value that this version does not know. The error names the process.
+        """
+        ...
+
     async def find_by_status(
         self,
         domain: str,
@@ -130,7 +154,7 @@ class ProcessRepository(Protocol[StateT]):
         """
         ...
 
-    async def claim(
+    async def claim(  # noqa: PLR0913 - one argument for each condition
         self,
         domain: str,
         statuses: Collection[ProcessStatus],
@@ -138,10 +162,15 @@ class ProcessRepository(Protocol[StateT]):
         *,
         limit: int,
         process_type: str | None = None,
+        current_step: str | None = None,
+        business_key: str | None = None,
         updated_before: datetime | None = None,
+        deadline_before: datetime | None = None,
         on_unreadable: OnUnreadable = "raise",
     ) -> list[ProcessMetadata[StateT]]:
         """Lock up to `limit` processes that no other transaction holds, and return them, oldest first.
+
+        With `deadline_before`, those with the earliest deadlines come first.
 
         For workers that share a backlog: each worker gets different processes. The locks (FOR NO KEY UPDATE) last until
         your transaction ends, so do the work in that transaction. A process that another transaction holds is skipped.
@@ -153,8 +182,12 @@ class ProcessRepository(Protocol[StateT]):
             conn: Your connection. It is required.
             limit: The maximum number, 1 or more.
             process_type: Claim only processes of this type.
+            current_step: Claim only processes that are in this step.
+            business_key: Claim only processes with this business key.
             updated_before: Claim only processes that were last updated before this time: those that are stuck. It must
-                be timezone-aware.
+                be timezone-aware. No index serves it: the whole backlog in these statuses may be read, so prefer
+                `deadline_before`.
+            deadline_before: Claim only processes whose deadline is before this time. No more are read than returned.
             on_unreadable: What to do with a process that cannot be read. Processes that are left out do not count, but
                 they are locked, too.
 

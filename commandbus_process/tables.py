@@ -15,6 +15,7 @@ from sqlalchemy import (
     DateTime,
     ForeignKeyConstraint,
     Index,
+    Integer,
     MetaData,
     PrimaryKeyConstraint,
     String,
@@ -63,6 +64,7 @@ _CHANGED = _info(SetBy.SAVE, SetBy.UPDATE)
 _STATUS = _info(SetBy.SAVE, SetBy.UPDATE, enum=ProcessStatus)
 _TOUCHED = _info(SetBy.SAVE, SetBy.DATABASE)
 _COUNTED = _info(SetBy.DATABASE)
+_NOT_USED_YET = _info()
 _SENT = _info(SetBy.COMMAND)
 _REPLIED = _info(SetBy.REPLY)
 _OUTCOME = _info(SetBy.REPLY, enum=ReplyOutcome)
@@ -91,12 +93,25 @@ process = Table(
     Column("completed_at", DateTime(timezone=True), info=_CHANGED),  # NULL: not ended
     # For optimistic concurrency. now() and xmin alone do not suffice: two updates in one transaction share them.
     Column("version", BigInteger, nullable=False, server_default=text(str(FIRST_VERSION)), info=_COUNTED),
+    Column("business_key", String(255), info=_KEPT),  # what people call the process: an order number
+    Column("deadline", DateTime(timezone=True), info=_CHANGED),  # when somebody must look if nothing came
+    Column("state_version", Integer, info=_NOT_USED_YET),  # NULL: 1
     PrimaryKeyConstraint("domain", "process_id", name="process_pkey"),
     CheckConstraint(_is_one_of("status", ProcessStatus), name="process_status_known"),
     CheckConstraint(f"version >= {FIRST_VERSION}", name="process_version_positive"),
     # For find_by_status and claim: one index descent for each status, with the rows already sorted. No index contains
     # updated_at: every update changes that column, so no update could be heap-only (HOT) any more.
     Index("idx_process_status_created", "domain", "status", "created_at", "process_id"),
+    # The same for a list in the order of deadlines. Many processes can have the same deadline, so the id is in it, too.
+    Index(
+        "idx_process_deadline",
+        "domain",
+        "status",
+        "deadline",
+        "process_id",
+        postgresql_where=text("deadline IS NOT NULL"),
+    ),
+    Index("idx_process_business_key", "domain", "business_key", postgresql_where=text("business_key IS NOT NULL")),
 )
 
 process_audit = Table(

@@ -13,15 +13,18 @@ from typing_extensions import override
 from commandbus_process import _log
 from commandbus_process._arguments import (
     LIMIT,
+    NAME,
     as_entries,
     changed_columns,
     check_loggable,
     check_process,
     check_uuid,
+    check_uuids,
     checked,
     entry_columns,
     new_process_columns,
     reply_columns,
+    sorted_statuses,
     unreadable_handler,
 )
 from commandbus_process._states import States
@@ -189,6 +192,24 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         return self._reader.read_one(process_id, *row)
 
     @override
+    async def get_by_ids(
+        self,
+        domain: str,
+        process_ids: Iterable[UUID],
+        conn: AsyncConnection | None = None,
+        *,
+        on_unreadable: OnUnreadable = "raise",
+    ) -> dict[UUID, ProcessMetadata[StateT]]:
+        handle = unreadable_handler(on_unreadable)
+        ids = check_uuids("process_ids", process_ids)
+        values = {"key_domain": checked(NAME, "domain", domain), "process_ids": ids}
+        processes = self._reader.read_all(
+            await run(self._engine, conn, _reading(_statements.GET_BY_IDS, values)), handle
+        )
+        found = {process.process_id: process for process in processes}
+        return {each: found[each] for each in ids if each in found}
+
+    @override
     async def find_by_status(
         self,
         domain: str,
@@ -199,7 +220,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         limit: int | None = None,
         on_unreadable: OnUnreadable = "raise",
     ) -> list[ProcessMetadata[StateT]]:
-        wanted = ProcessFilter(domain=domain, statuses=statuses, process_type=process_type)
+        wanted = ProcessFilter(domain=domain, statuses=sorted_statuses(statuses), process_type=process_type)
         listing = self._listing(wanted, limit)
         return await self._find(conn, listing, listing.find_by_status, on_unreadable)
 
@@ -212,13 +233,22 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         *,
         limit: int,
         process_type: str | None = None,
+        current_step: str | None = None,
+        business_key: str | None = None,
         updated_before: datetime | None = None,
+        deadline_before: datetime | None = None,
         on_unreadable: OnUnreadable = "raise",
     ) -> list[ProcessMetadata[StateT]]:
         if conn is None:  # pyright: ignore[reportUnnecessaryComparison] - callers may be untyped
             raise InvalidInputError("conn", "is needed: without it, the locks would end with the statement")
         wanted = ProcessFilter(
-            domain=domain, statuses=statuses, process_type=process_type, updated_before=updated_before
+            domain=domain,
+            statuses=sorted_statuses(statuses),
+            process_type=process_type,
+            current_step=current_step,
+            business_key=business_key,
+            updated_before=updated_before,
+            deadline_before=deadline_before,
         )
         listing = self._listing(wanted, checked(LIMIT, "limit", limit))
         return await self._find(conn, listing, listing.claim, on_unreadable, check_can_lock)

@@ -21,6 +21,7 @@ from commandbus_process import (
     ReplyOutcome,
     StepAlreadyLoggedError,
     StepReply,
+    _columns,
 )
 from commandbus_process.tables import SetBy, process, process_audit
 from tests.support.items import DOMAIN
@@ -67,7 +68,7 @@ def command(number: int, *setters: SetBy) -> ProcessAuditEntry:
 
 
 def only_required(of: ProcessMetadata) -> ProcessMetadata:
-    nothing = {column.name: None for column in process.c if column.nullable}
+    nothing = {name: None for name in _columns.READ if process.c[name].nullable}
     return of.model_copy(update=nothing)
 
 

@@ -21,7 +21,7 @@ WHERE commandbus.process_audit.domain = held.domain AND commandbus.process_audit
 FROM logged) = :sent_count::INTEGER
 RETURNING commandbus.process_audit.domain, commandbus.process_audit.process_id), 
 changed AS (UPDATE commandbus.process
-SET status=:status::VARCHAR, current_step=:current_step::VARCHAR, state=CAST(:state::VARCHAR AS JSONB), error_code=:error_code::VARCHAR, error_message=:error_message::VARCHAR, updated_at=pg_catalog.now(), completed_at=:completed_at::TIMESTAMP WITH TIME ZONE, version=(commandbus.process.version + 1)
+SET status=:status::VARCHAR, current_step=:current_step::VARCHAR, state=CAST(:state::VARCHAR AS JSONB), error_code=:error_code::VARCHAR, error_message=:error_message::VARCHAR, updated_at=pg_catalog.now(), completed_at=:completed_at::TIMESTAMP WITH TIME ZONE, version=(commandbus.process.version + 1), deadline=:deadline::TIMESTAMP WITH TIME ZONE
 FROM replied
 WHERE commandbus.process.domain = replied.domain AND commandbus.process.process_id = replied.process_id
 RETURNING CAST(pg_catalog.json_build_array(commandbus.process.version, commandbus.process.updated_at, pg_catalog.concat_ws(' ', commandbus.process.version, process.xmin, EXTRACT(epoch FROM commandbus.process.updated_at))) AS TEXT) AS written)

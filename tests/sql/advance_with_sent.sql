@@ -14,7 +14,7 @@ ORDER BY given_sent.position
 ON CONFLICT (domain, process_id, command_id) DO NOTHING
 RETURNING commandbus.process_audit.domain, commandbus.process_audit.process_id), 
 changed AS (UPDATE commandbus.process
-SET status=:status::VARCHAR, current_step=:current_step::VARCHAR, state=CAST(:state::VARCHAR AS JSONB), error_code=:error_code::VARCHAR, error_message=:error_message::VARCHAR, updated_at=pg_catalog.now(), completed_at=:completed_at::TIMESTAMP WITH TIME ZONE, version=(commandbus.process.version + 1)
+SET status=:status::VARCHAR, current_step=:current_step::VARCHAR, state=CAST(:state::VARCHAR AS JSONB), error_code=:error_code::VARCHAR, error_message=:error_message::VARCHAR, updated_at=pg_catalog.now(), completed_at=:completed_at::TIMESTAMP WITH TIME ZONE, version=(commandbus.process.version + 1), deadline=:deadline::TIMESTAMP WITH TIME ZONE
 FROM held
 WHERE commandbus.process.domain = held.domain AND commandbus.process.process_id = held.process_id AND (SELECT pg_catalog.count(*) AS count_1
 FROM logged) = :sent_count::INTEGER
