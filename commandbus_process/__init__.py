@@ -29,16 +29,25 @@ from commandbus_process.models import (
     ReplyOutcome,
     StepReply,
 )
-from commandbus_process.postgres import PostgresProcessRepository, run_in_transaction
+from commandbus_process.postgres import (
+    PostgresProcessQueries,
+    PostgresProcessRepository,
+    ProcessStream,
+    run_in_transaction,
+)
 from commandbus_process.repository import OnUnreadable, ProcessRepository
+from commandbus_process.summaries import Count, Page, ProcessSummary
 
 __all__ = [
     "ConcurrentUpdateError",
+    "Count",
     "DeadlockError",
     "InvalidInputError",
     "JsonObject",
     "NothingWrittenError",
     "OnUnreadable",
+    "Page",
+    "PostgresProcessQueries",
     "PostgresProcessRepository",
     "ProcessAlreadyExistsError",
     "ProcessAuditEntry",
@@ -50,6 +59,8 @@ __all__ = [
     "ProcessRepository",
     "ProcessRepositoryError",
     "ProcessStatus",
+    "ProcessStream",
+    "ProcessSummary",
     "ReplyConflictError",
     "ReplyOutcome",
     "StepAlreadyLoggedError",

@@ -3,12 +3,16 @@
 Public:
 
 - `_repository`: the class; each method checks its arguments, runs its statement, and turns rows into objects.
+- `_queries`: the class that only reads: pages, streams and numbers of any number of processes.
 - `_retrying`: `run_in_transaction`, which runs a transaction again after a lost race.
 
 Statements, by feature:
 
 - `_statements`: the statements about one process or one step.
-- `_listing`: a filter as SQL, for `find_by_status` and `claim`.
+- `_listing`: a filter as SQL, for everything that lists processes; `find_by_status` and `claim`.
+- `_pages`: pages, streams and counts.
+- `_cursors`: the text that names a position in a list.
+- `_stream`: what a stream does between two pages.
 - `_advance`: `advance`, and `save` with its first commands: their statements, and why a step was not taken.
 - `_bulk`: `save_many` and `log_many`: their statements, and why an item was not written.
 
@@ -25,7 +29,9 @@ What they share:
 - `_storable`: what an encoding or a limit of the server does not allow.
 """
 
+from commandbus_process.postgres._queries import PostgresProcessQueries
 from commandbus_process.postgres._repository import PostgresProcessRepository
 from commandbus_process.postgres._retrying import run_in_transaction
+from commandbus_process.postgres._stream import ProcessStream
 
-__all__ = ["PostgresProcessRepository", "run_in_transaction"]
+__all__ = ["PostgresProcessQueries", "PostgresProcessRepository", "ProcessStream", "run_in_transaction"]

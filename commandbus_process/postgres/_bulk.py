@@ -229,7 +229,7 @@ def _insert_steps(connection: Connection, batch: Batch[_Step]) -> int:
 
     def explain() -> int | None:
         nonlocal rows
-        rows = sorted(Rows(connection.execute(WHY_NOT_ALL_LOGGED, steps)).one_by_one(), key=position)
+        rows = sorted(Rows.all(connection.execute(WHY_NOT_ALL_LOGGED, steps)).one_by_one(), key=position)
         raise_with_others(_why_not_logged(batch.items[position(row)], row) for row in rows)
         return None if rows else written
 

@@ -29,7 +29,7 @@ from sqlalchemy import (
 
 from commandbus_process._arguments import checked_filter
 from commandbus_process._columns import PROCESS_KEY, READ
-from commandbus_process.errors import UnindexedFilterError
+from commandbus_process.errors import InvalidInputError, UnindexedFilterError
 from commandbus_process.filters import ProcessFilter
 from commandbus_process.models import ProcessStatus
 from commandbus_process.postgres._expressions import STAMP, key_parameter, names_equal, selected
@@ -81,10 +81,22 @@ class Listing:
         given = checked_filter(wanted)
         self.statuses: tuple[str, ...] = given.pop("statuses")
         self.parameters: dict[str, Any] = {"key_domain": given.pop("domain"), **given}
-        if known_types is not None and "process_type" not in given:
-            self.parameters["known_types"] = sorted(known_types)  # other types belong to another program
+        self.only_types(known_types)
         if limit is not None:
             self.parameters["limit"] = limit
+
+    def only_types(self, known: Collection[str] | None) -> None:
+        """Limit the list to the types that can be read; `None`: all can. Other types belong to another program.
+
+        Raises:
+            InvalidInputError: The filter's type is not one of them.
+        """
+        wanted = self.parameters.get("process_type")
+        if known is None or wanted in known:
+            return
+        if wanted is not None:
+            raise InvalidInputError("process_type", f"no state type is declared for {wanted!r} in state_type")
+        self.parameters["known_types"] = sorted(known)
 
     @property
     def is_empty(self) -> bool:

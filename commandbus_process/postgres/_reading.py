@@ -32,6 +32,7 @@ from commandbus_process.errors import StoredDataError, StoredStateError
 from commandbus_process.models import JsonObject, ProcessAuditEntry, ProcessMetadata, StateT
 from commandbus_process.postgres._stamps import private_with
 from commandbus_process.postgres._statements import FIELDS
+from commandbus_process.summaries import ProcessSummary
 from commandbus_process.tables import process, process_audit
 
 Row: TypeAlias = dict[str, Any]
@@ -41,11 +42,20 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 class Rows:
     """The result of a statement, by columns: for each name, the values of all rows."""
 
-    def __init__(self, result: CursorResult[*tuple[Any, ...]]) -> None:
-        names, rows = result.keys(), result.all()
+    def __init__(self, names: Iterable[str], rows: Sequence[Sequence[Any]]) -> None:
         self.count = len(rows)
         self.columns: dict[str, Sequence[Any]]
         self.columns = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(names, ())
+
+    @classmethod
+    def all(cls, result: CursorResult[*tuple[Any, ...]]) -> "Rows":
+        """Return all rows of a result."""
+        return cls(result.keys(), result.all())
+
+    def cut(self, count: int) -> None:
+        """Drop the rows after the first `count`."""
+        self.count = min(self.count, count)
+        self.columns = {name: values[:count] for name, values in self.columns.items()}
 
     def one_by_one(self) -> list[Row]:
         """Return the rows, each as a dictionary."""
@@ -54,7 +64,7 @@ class Rows:
 
 def first_row(result: CursorResult[*tuple[Any, ...]]) -> Row | None:
     """Return the first row, or `None` if there is none."""
-    rows = Rows(result).one_by_one()
+    rows = Rows.all(result).one_by_one()
     return rows[0] if rows else None
 
 
@@ -267,6 +277,41 @@ class ProcessReader(Generic[StateT]):
         except ValidationError as error:
             raise StoredDataError(domain, process_id, explain(error)) from None
         return _make_object({**checked, **data, "state": state}, state_type.metadata_type, private_with(row["stamp"]))
+
+
+def read_summaries(rows: Rows, unreadable: Callable[[StoredDataError], object]) -> list[ProcessSummary]:
+    """Return the processes in the rows, without their states.
+
+    Args:
+        rows: What was found.
+        unreadable: Called with the error about each row that cannot be read. If it returns, the row is left out.
+    """
+    try:
+        since = {name: _times(rows.columns[name]) for name in _FROM_TRAIL & rows.columns.keys()}
+        return _make_objects(rows, [ProcessSummary] * rows.count, since)
+    except Exception:  # noqa: BLE001 - whatever it is, reading the rows one by one finds it
+        summaries: list[ProcessSummary] = []
+        for row in rows.one_by_one():
+            try:
+                summaries.append(_read_summary(row))
+            except StoredDataError as error:
+                unreadable(error)
+        return summaries
+
+
+_FROM_TRAIL = {"in_step_since"}
+
+
+def _read_summary(row: Row) -> ProcessSummary:
+    steps: Row = {name: row.pop(name) for name in ("open_commands", "in_step_since") if name in row}
+    try:
+        checked = STORED_PROCESS.validate_python(_plain(row, _quoted_time))
+        steps |= {name: _quoted_time(steps[name]) for name in _FROM_TRAIL & steps.keys() if steps[name] is not None}
+    except ValidationError as error:
+        raise StoredDataError(row["domain"], row["process_id"], explain(error)) from None
+    except (ValueError, OverflowError):
+        raise StoredDataError(row["domain"], row["process_id"], "a step has a time that cannot be read") from None
+    return _make_object({**checked, **steps}, ProcessSummary, None)
 
 
 def read_entries(domain: str, process_id: UUID, rows: Rows) -> list[ProcessAuditEntry]:

@@ -254,12 +254,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         return await self._find(conn, listing, listing.claim, on_unreadable, check_can_lock)
 
     def _listing(self, wanted: ProcessFilter, limit: int | None) -> Listing:
-        known = self._states.process_types
-        if known is not None and wanted.process_type is not None and wanted.process_type not in known:
-            raise InvalidInputError(
-                "process_type", f"no state type is declared for {wanted.process_type!r} in state_type"
-            )
-        return Listing(wanted, known, None if limit is None else checked(LIMIT, "limit", limit))
+        return Listing(wanted, self._states.process_types, None if limit is None else checked(LIMIT, "limit", limit))
 
     async def _find(
         self,
@@ -430,6 +425,6 @@ def _reading(
     def work(connection: Connection) -> Rows:
         if check is not None:
             check(connection)
-        return Rows(connection.execute(statement, values))
+        return Rows.all(connection.execute(statement, values))
 
     return work

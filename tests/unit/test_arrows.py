@@ -13,7 +13,7 @@ SHARED = "_columns _arguments _json _reasons _log _states _state_types _state_di
 # A module may import those of the floors below its own, and its neighbours.
 FLOORS = [
     {"models", "errors"},
-    {"repository", "filters", "tables"},
+    {"repository", "filters", "summaries", "tables"},
     set(SHARED.split()),
     {"grants", "guards", "migrations", "postgres"},
     {"__init__"},

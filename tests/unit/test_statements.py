@@ -12,13 +12,13 @@ from sqlalchemy import ClauseElement
 
 from commandbus_process import ProcessStatus
 from commandbus_process._arguments import sorted_statuses
-from commandbus_process.postgres import _listing
+from commandbus_process.postgres import _listing, _pages
 from tests.support import ROOT
 from tests.support.databases import DIALECT
 from tests.support.statements import STATEMENTS
 
 FOLDER = ROOT / "tests/sql"
-ONE, TWO = ("WAITING",), ("FAILED", "WAITING")
+ONE, TWO, EVERY = ("WAITING",), ("FAILED", "WAITING"), sorted_statuses(ProcessStatus)
 ALL_CONDITIONS = frozenset({*_listing.CONDITIONS, "limit"})
 
 
@@ -31,6 +31,15 @@ def statements() -> Iterator[tuple[str, ClauseElement]]:
     yield "claim_one_filtered", _listing.claim(ONE, ALL_CONDITIONS)
     yield "claim_two", _listing.claim(TWO)
     yield "claim_two_filtered", _listing.claim(TWO, ALL_CONDITIONS)
+    yield "claim_by_deadline", _listing.claim(TWO, frozenset({"deadline_before", "limit"}))
+    on = frozenset({"after_key", "after_id", "limit"})
+    yield "page", _pages.summaries(ONE, on, newest_first=False, steps=False)
+    yield "page_newest_first_with_steps", _pages.summaries(TWO, on, newest_first=True, steps=True)
+    yield "page_by_business_key", _pages.summaries(EVERY, on | {"business_key"}, newest_first=False, steps=False)
+    yield "page_by_deadline", _pages.summaries(TWO, on | {"deadline_before"}, newest_first=False, steps=False)
+    yield "stream", _pages.processes(TWO, on, newest_first=False)
+    yield "stream_consistent", _pages.processes(TWO, frozenset(), newest_first=False)
+    yield "count", _pages.count(TWO, frozenset({"limit"}))
 
 
 def written(statement: ClauseElement) -> str:

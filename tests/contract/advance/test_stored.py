@@ -41,6 +41,9 @@ async def test_a_step_is_stored_whole(waiting: Waiting, *, with_reply: bool, nam
         "updated_at": process.updated_at,
         "completed_at": NOON + timedelta(hours=1),
         "version": 3,
+        "business_key": None,
+        "deadline": None,
+        "state_version": None,
     }
     expected = waiting.next(created_at=NOON, version=3, updated_at=stored["updated_at"])
     assert process == expected

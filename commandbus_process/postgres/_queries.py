@@ -1,0 +1,273 @@
+"""The queries: lists, streams and numbers of any number of processes. They only read."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, Generic, overload
+from uuid import UUID
+
+from pydantic import Field, TypeAdapter
+from sqlalchemy import Connection, Select, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from commandbus_process._arguments import LIMIT, checked, unreadable_handler
+from commandbus_process._states import States
+from commandbus_process.errors import InvalidInputError
+from commandbus_process.filters import ProcessFilter
+from commandbus_process.models import JsonObject, StateT
+from commandbus_process.postgres import _cursors, _pages
+from commandbus_process.postgres._listing import Listing
+from commandbus_process.postgres._reading import ProcessReader, Rows, read_summaries
+from commandbus_process.postgres._stream import BATCH, ProcessStream
+from commandbus_process.postgres._transaction import (
+    check_connection,
+    check_engine,
+    check_not_in_use,
+    is_in_autocommit,
+    run,
+    transaction,
+    translated_errors,
+)
+from commandbus_process.repository import OnUnreadable
+from commandbus_process.summaries import Count, Page
+
+# One more row than a page has is read, to know whether there is another page.
+_PAGE_LIMIT: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=1, le=100_000)])
+_KIND = "processes"
+
+
+class PostgresProcessQueries(Generic[StateT]):
+    """Reads lists, streams and numbers of processes, and changes nothing. Safe to share between tasks.
+
+    The engine may be that of a replica. All answers are then as old as the replica is.
+
+    Every method takes `conn`, as those of the repository do. A filter that no index serves raises
+    `UnindexedFilterError`, unless you pass `allow_scan=True`: among millions of processes that have ended it would read
+    nearly all of them. An index serves statuses alone, a business key, a deadline, a range that begins with
+    `created_after`, and any filter whose statuses are not terminal.
+
+    Args:
+        engine: The engine from which a method without `conn` borrows a connection. You configure it and dispose of it.
+        state_type: The type of the states, as in `PostgresProcessRepository`. Only `stream` reads states.
+    """
+
+    @overload
+    def __init__(self: "PostgresProcessQueries[JsonObject]", engine: AsyncEngine) -> None: ...
+    @overload
+    def __init__(self, engine: AsyncEngine, *, state_type: type[StateT] | Mapping[str, type[StateT]]) -> None: ...
+    @overload
+    def __init__(self, engine: AsyncEngine, *, state_type: object) -> None: ...
+    def __init__(self, engine: AsyncEngine, *, state_type: object = None) -> None:
+        check_engine(engine)
+        self._engine = engine
+        self._states: States[StateT] = States(state_type)
+        self._reader = ProcessReader(self._states)
+
+    async def page(  # noqa: PLR0913 - what to read, and how
+        self,
+        filter: ProcessFilter,  # noqa: A002 - the word for it
+        conn: AsyncConnection | None = None,
+        *,
+        limit: int = 100,
+        after: str | None = None,
+        newest_first: bool = False,
+        steps: bool = False,
+        allow_scan: bool = False,
+        on_unreadable: OnUnreadable = "raise",
+    ) -> Page:
+        """Return one page of the processes that match, without their states.
+
+        The order is `created_at`, then `process_id`. With `deadline_before` it is the deadline, then `process_id`. Any
+        page costs what the first one does. Go through all pages, and you see each process once that is there, and
+        matches, from the first page to the last. A process whose deadline changes meanwhile can come twice, or not at
+        all, in a list by deadlines. One round trip; takes no lock.
+
+        Args:
+            filter: Which processes.
+            conn: Your connection, if any.
+            limit: The maximum number of processes, from 1 to 100,000.
+            after: The `next` of the page before; `None` for the first page.
+            newest_first: Whether to reverse the order.
+            steps: Whether to read `open_commands` and `in_step_since` from the trails, too.
+            allow_scan: Whether a filter is allowed that no index serves.
+            on_unreadable: What to do with a process that cannot be read. If it is left out, the page has fewer items.
+
+        Raises:
+            UnindexedFilterError: No index serves the filter.
+            InvalidInputError: The cursor is damaged, or belongs to another filter or order.
+            StoredDataError: A column has a value that this version does not know. The error names the process.
+        """
+        handle = unreadable_handler(on_unreadable)
+        size = checked(_PAGE_LIMIT, "limit", limit)
+        listing = self._listing(filter, allow_scan=allow_scan)
+        mark = _cursors.fingerprint(listing, _KIND, newest_first=newest_first)
+        if listing.is_empty:
+            return Page([], None)
+        listing.parameters["limit"] = size + 1
+        _go_on(listing, mark, after)
+        statement = _pages.summaries(listing.statuses, listing.given, newest_first=newest_first, steps=steps)
+        rows = await run(self._engine, conn, _reading(statement, listing.parameters))
+        is_last = rows.count <= size
+        rows.cut(size)
+        following = None if is_last else _cursors.encode(mark, *_pages.last_row(rows).values())
+        del rows.columns["sort_key"]
+        return Page(read_summaries(rows, handle), following)
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        filter: ProcessFilter,  # noqa: A002 - the word for it
+        conn: AsyncConnection | None = None,
+        *,
+        after: str | None = None,
+        newest_first: bool = False,
+        consistent: bool = False,
+        allow_scan: bool = False,
+        on_unreadable: OnUnreadable = "raise",
+    ) -> AsyncGenerator[ProcessStream[StateT]]:
+        """Open a stream of the processes that match, with their states, in the order of `page`.
+
+            async with queries.stream(ProcessFilter(domain="orders")) as processes:
+                async for process in processes:
+                    ...
+
+        At most 1,000 processes are held in memory. Leave the block when you like: nothing stays open. By default the
+        processes are read in pages, and no transaction stays open between them. The stream's `cursor` goes on after the
+        last process, even in another program. With a mapping as `state_type`, only the types in it are returned.
+
+        Args:
+            filter: Which processes.
+            conn: Your connection, if any. Do not use it for anything that changes the order while the stream is open.
+            after: The `cursor` of an earlier stream, or the `next` of a page with the same filter.
+            newest_first: Whether to reverse the order.
+            consistent: Whether all processes are as they were at one moment. Then one cursor is open in the server, in
+                a read-only REPEATABLE READ transaction, for as long as the stream is: VACUUM cannot clean up behind it.
+                On your connection, the cursor lives in your transaction.
+            allow_scan: Whether a filter is allowed that no index serves.
+            on_unreadable: What to do with a process that cannot be read.
+
+        Raises:
+            UnindexedFilterError: No index serves the filter.
+            InvalidInputError: The cursor is damaged, or belongs to another filter or order. Or with `consistent`, the
+                connection is in autocommit.
+            StoredStateError: A state does not fit its type. The error names the process.
+            StoredDataError: Another column has a value that this version does not know. The error names the process.
+        """
+        handle = unreadable_handler(on_unreadable)
+        listing = self._listing(filter, allow_scan=allow_scan)
+        mark = _cursors.fingerprint(listing, _KIND, newest_first=newest_first)
+        _go_on(listing, mark, after)
+        listing.only_types(self._states.process_types)
+
+        def cursor_of(key: str, process_id: UUID) -> str:
+            return _cursors.encode(mark, key, process_id)
+
+        def opened(read: Callable[[], Awaitable[Rows]]) -> ProcessStream[StateT]:
+            return ProcessStream(read, self._reader, handle, cursor_of, after)
+
+        if listing.is_empty:
+            yield opened(_nothing)
+        elif consistent:
+            async with _read_only(self._engine, conn) as connection:
+                statement = _pages.processes(listing.statuses, listing.given, newest_first=newest_first)
+                async with _server_side(connection, statement, listing.parameters) as read:
+                    yield opened(read)
+        else:
+            listing.parameters["limit"] = BATCH
+
+            async def read_page() -> Rows:
+                statement = _pages.processes(listing.statuses, listing.given, newest_first=newest_first)
+                rows = await run(self._engine, conn, _reading(statement, listing.parameters))
+                if rows.count:
+                    listing.parameters |= _pages.last_row(rows)
+                return rows
+
+            yield opened(read_page)
+
+    async def count(
+        self,
+        filter: ProcessFilter,  # noqa: A002 - the word for it
+        conn: AsyncConnection | None = None,
+        *,
+        at_most: int = 10_000,
+        allow_scan: bool = False,
+    ) -> Count:
+        """Return how many processes match. It counts up to `at_most`, and says whether there are more.
+
+        One round trip; takes no lock.
+
+        Args:
+            filter: Which processes.
+            conn: Your connection, if any.
+            at_most: Where to stop.
+            allow_scan: Whether a filter is allowed that no index serves.
+
+        Raises:
+            UnindexedFilterError: No index serves the filter.
+        """
+        most = checked(LIMIT, "at_most", at_most)
+        listing = self._listing(filter, allow_scan=allow_scan)
+        if listing.is_empty:
+            return Count(0, exact=True)
+        listing.parameters["limit"] = most + 1
+        statement = _pages.count(listing.statuses, listing.given)
+
+        def work(connection: Connection) -> int:
+            found: int = connection.execute(statement, listing.parameters).scalar_one()
+            return found
+
+        found = await run(self._engine, conn, work)
+        return Count(min(found, most), exact=found <= most)
+
+    def _listing(self, wanted: ProcessFilter, *, allow_scan: bool) -> Listing:
+        listing = Listing(wanted)
+        if not allow_scan:
+            listing.check_indexed()
+        return listing
+
+
+def _go_on(listing: Listing, mark: bytes, after: str | None) -> None:
+    """Make a list go on after a cursor."""
+    if after is not None:
+        key, [process_id] = _cursors.decode(mark, after)
+        listing.parameters |= {"after_key": key, "after_id": process_id}
+
+
+def _reading(statement: Select[Any], values: dict[str, Any]) -> Callable[[Connection], Rows]:
+    return lambda connection: Rows.all(connection.execute(statement, values))
+
+
+async def _nothing() -> Rows:
+    return Rows((), ())
+
+
+@asynccontextmanager
+async def _read_only(engine: AsyncEngine, conn: AsyncConnection | None) -> AsyncGenerator[AsyncConnection]:
+    """Yield a connection in a read-only transaction, or the caller's."""
+    check_connection(conn)
+    if conn is None:
+        async with transaction(engine) as connection:
+            await connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+            yield connection
+    elif await conn.run_sync(is_in_autocommit):
+        raise InvalidInputError("conn", "is in autocommit, where a cursor ends with its statement")
+    else:
+        await conn.run_sync(check_not_in_use)
+        yield conn
+
+
+@asynccontextmanager
+async def _server_side(
+    connection: AsyncConnection, statement: Select[Any], values: dict[str, Any]
+) -> AsyncGenerator[Callable[[], Awaitable[Rows]]]:
+    """Open a cursor in the server, and yield what reads its next rows."""
+    with translated_errors("filter"):
+        result = await connection.stream(statement, values, execution_options={"yield_per": BATCH})
+    try:
+
+        async def read() -> Rows:
+            with translated_errors("filter"):
+                return Rows(result.keys(), await result.fetchmany(BATCH))
+
+        yield read
+    finally:
+        await result.close()

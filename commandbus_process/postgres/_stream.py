@@ -1,0 +1,68 @@
+"""Read any number of processes, one after the other, in flat memory."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Generic
+from uuid import UUID
+
+from typing_extensions import override
+
+from commandbus_process.errors import StoredDataError
+from commandbus_process.models import ProcessMetadata, StateT
+from commandbus_process.postgres._reading import ProcessReader, Rows
+
+BATCH = 1_000
+"""How many processes are read at a time, and held in memory."""
+
+
+class ProcessStream(AsyncIterator[ProcessMetadata[StateT]], Generic[StateT]):
+    """The processes that a filter selects, one after the other.
+
+    Args:
+        read: Reads the next rows; no rows: that was all.
+        reader: Turns the rows into processes.
+        unreadable: What to do with the error about a row that cannot be read.
+        cursor_of: Returns the cursor for the text of a sort key and an id.
+        cursor: Where the stream begins.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], Awaitable[Rows]],
+        reader: ProcessReader[StateT],
+        unreadable: Callable[[StoredDataError], object],
+        cursor_of: Callable[[str, UUID], str],
+        cursor: str | None,
+    ) -> None:
+        self._read = read
+        self._reader = reader
+        self._unreadable = unreadable
+        self._cursor_of = cursor_of
+        self._begin = cursor
+        self._items: list[ProcessMetadata[StateT]] = []  # in reverse, so that the next one is the last one
+        self._keys: dict[UUID, str] = {}
+        self._last: UUID | None = None
+
+    @property
+    def cursor(self) -> str | None:
+        """The position after the last returned process, to go on there later as `after`. It can stand in a URL.
+
+        `None`: the stream began at the beginning, and has returned nothing yet.
+        """
+        return self._begin if self._last is None else self._cursor_of(self._keys[self._last][1:-1], self._last)
+
+    @override
+    async def __anext__(self) -> ProcessMetadata[StateT]:
+        while not self._items:
+            await self._read_more()
+        process = self._items.pop()
+        self._last = process.process_id
+        return process
+
+    async def _read_more(self) -> None:
+        rows = await self._read()
+        if not rows.count:
+            raise StopAsyncIteration
+        self._begin, self._last = self.cursor, None
+        keys: Any = rows.columns.pop("sort_key")
+        self._keys = dict(zip(rows.columns["process_id"], keys, strict=True))
+        self._items = self._reader.read_all(rows, self._unreadable)[::-1]

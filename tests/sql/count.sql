@@ -1,0 +1,9 @@
+SELECT count(*) AS count_1
+FROM (SELECT found.sort_key AS sort_key
+FROM ((SELECT commandbus.process.created_at AS sort_key
+FROM commandbus.process
+WHERE commandbus.process.domain = :key_domain::VARCHAR AND commandbus.process.status = 'FAILED'
+ORDER BY commandbus.process.created_at, commandbus.process.process_id LIMIT (SELECT NULL::bigint)) UNION ALL (SELECT commandbus.process.created_at AS sort_key
+FROM commandbus.process
+WHERE commandbus.process.domain = :key_domain::VARCHAR AND commandbus.process.status = 'WAITING'
+ORDER BY commandbus.process.created_at, commandbus.process.process_id LIMIT (SELECT NULL::bigint))) AS found LIMIT :limit::INTEGER) AS counted
