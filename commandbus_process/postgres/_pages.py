@@ -3,13 +3,15 @@
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Subquery, Text, and_, cast, func, literal_column, select
+from sqlalchemy import BigInteger, ColumnElement, Select, Subquery, Text, and_, cast, func, literal_column, select
 
 from commandbus_process._columns import PROCESS_KEY, READ
 from commandbus_process.postgres._expressions import STAMP, names_equal, selected
 from commandbus_process.postgres._listing import LIMIT, in_order, sorted_by
 from commandbus_process.postgres._reading import Rows
 from commandbus_process.tables import process, process_audit
+
+_NUMBER = func.pg_catalog.count(literal_column("*"), type_=BigInteger())
 
 SUMMARY = tuple(name for name in READ if name != "state")
 """The columns of a summary. The state is not read, so a large one costs nothing."""
@@ -38,9 +40,10 @@ def summaries(statuses: tuple[str, ...], given: frozenset[str], *, newest_first:
 def _open_commands(page: Subquery) -> ColumnElement[int]:
     of_process = names_equal(process_audit, page, PROCESS_KEY)
     return (
-        select(func.count())
+        select(_NUMBER)
         .select_from(process_audit)
         .where(of_process, process_audit.c.reply_outcome.is_(None))
+        .correlate(page)
         .scalar_subquery()
     )
 
@@ -48,16 +51,18 @@ def _open_commands(page: Subquery) -> ColumnElement[int]:
 def _in_step_since(page: Subquery) -> ColumnElement[str]:
     # A process can come back to a step. So only what was logged after the last entry of another step counts.
     other = process_audit.alias("other")
-    before = select(func.coalesce(func.max(other.c.id), literal_column("0"))).where(
-        names_equal(other, page, PROCESS_KEY), other.c.step_name != page.c.current_step
+    before = (
+        select(func.coalesce(func.pg_catalog.max(other.c.id), literal_column("0", BigInteger())))
+        .where(names_equal(other, page, PROCESS_KEY), other.c.step_name != page.c.current_step)
+        .correlate(page)
     )
     in_step = and_(
         names_equal(process_audit, page, PROCESS_KEY),
         process_audit.c.step_name == page.c.current_step,
         process_audit.c.id > before.scalar_subquery(),
     )
-    since = func.min(process_audit.c.sent_at)
-    return select(cast(func.pg_catalog.to_json(since), Text)).where(in_step).scalar_subquery()
+    since = cast(func.pg_catalog.to_json(func.pg_catalog.min(process_audit.c.sent_at)), Text)
+    return select(since).where(in_step).correlate(page).scalar_subquery()
 
 
 @cache
@@ -87,4 +92,4 @@ def last_row(rows: Rows) -> dict[str, Any]:
 def count(statuses: tuple[str, ...], given: frozenset[str]) -> Select[Any]:
     """Return the statement that counts the processes, up to a limit."""
     found = in_order(statuses, given, ())
-    return select(func.count()).select_from(select(found).limit(LIMIT).subquery("counted"))
+    return select(_NUMBER).select_from(select(found).limit(LIMIT).subquery("counted"))

@@ -287,8 +287,10 @@ def read_summaries(rows: Rows, unreadable: Callable[[StoredDataError], object]) 
         unreadable: Called with the error about each row that cannot be read. If it returns, the row is left out.
     """
     try:
-        since = {name: _times(rows.columns[name]) for name in _FROM_TRAIL & rows.columns.keys()}
-        return _make_objects(rows, [ProcessSummary] * rows.count, since)
+        nothing: list[None] = [None] * rows.count
+        since = rows.columns.get("in_step_since", nothing)
+        steps = {"open_commands": rows.columns.get("open_commands", nothing), "in_step_since": _times(since)}
+        return _make_objects(rows, [ProcessSummary] * rows.count, steps)
     except Exception:  # noqa: BLE001 - whatever it is, reading the rows one by one finds it
         summaries: list[ProcessSummary] = []
         for row in rows.one_by_one():
@@ -299,19 +301,20 @@ def read_summaries(rows: Rows, unreadable: Callable[[StoredDataError], object]) 
         return summaries
 
 
-_FROM_TRAIL = {"in_step_since"}
-
-
 def _read_summary(row: Row) -> ProcessSummary:
-    steps: Row = {name: row.pop(name) for name in ("open_commands", "in_step_since") if name in row}
+    """Turn one row into a summary. Check each part of it."""
+    plain = _plain(row, _quoted_time)
+    open_commands, since = plain.pop("open_commands", None), plain.pop("in_step_since", None)
     try:
-        checked = STORED_PROCESS.validate_python(_plain(row, _quoted_time))
-        steps |= {name: _quoted_time(steps[name]) for name in _FROM_TRAIL & steps.keys() if steps[name] is not None}
+        checked = STORED_PROCESS.validate_python(plain)
+        in_step_since = None if since is None else _quoted_time(since)
     except ValidationError as error:
         raise StoredDataError(row["domain"], row["process_id"], explain(error)) from None
     except (ValueError, OverflowError):
-        raise StoredDataError(row["domain"], row["process_id"], "a step has a time that cannot be read") from None
-    return _make_object({**checked, **steps}, ProcessSummary, None)
+        raise StoredDataError(row["domain"], row["process_id"], "sent_at: the time cannot be represented") from None
+    return _make_object(
+        {**checked, "open_commands": open_commands, "in_step_since": in_step_since}, ProcessSummary, None
+    )
 
 
 def read_entries(domain: str, process_id: UUID, rows: Rows) -> list[ProcessAuditEntry]:

@@ -1,4 +1,4 @@
-SELECT count(*) AS count_1
+SELECT pg_catalog.count(*) AS count_1
 FROM (SELECT found.sort_key AS sort_key
 FROM ((SELECT commandbus.process.created_at AS sort_key
 FROM commandbus.process
