@@ -38,7 +38,7 @@ def statements() -> Iterator[tuple[str, ClauseElement]]:
     yield "page_by_business_key", _pages.summaries(EVERY, on | {"business_key"}, newest_first=False, steps=False)
     yield "page_by_deadline", _pages.summaries(TWO, on | {"deadline_before"}, newest_first=False, steps=False)
     yield "stream", _pages.processes(TWO, on, newest_first=False)
-    yield "stream_consistent", _pages.processes(TWO, frozenset(), newest_first=False)
+    yield "stream_consistent", _pages.processes(TWO, frozenset[str](), newest_first=False)
     yield "count", _pages.count(TWO, frozenset({"limit"}))
 
 

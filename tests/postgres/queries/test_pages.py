@@ -16,6 +16,7 @@ from commandbus_process import (
     JsonObject,
     PostgresProcessQueries,
     PostgresProcessRepository,
+    ProcessAuditEntry,
     ProcessFilter,
     ProcessMetadata,
     ProcessStatus,
@@ -158,10 +159,10 @@ async def test_a_stream_and_a_count_have_what_the_pages_have(
 async def test_steps_are_read_from_the_trail(
     queries: Queries, repository: Repository, conn: AsyncConnection | None
 ) -> None:
-    def logged(*steps: str) -> list[Any]:
+    def logged(*steps: str) -> list[ProcessAuditEntry]:
         return [new_entry(step, sent_at=NOON + timedelta(minutes=number)) for number, step in enumerate(steps)]
 
-    trails = {
+    trails: dict[str, tuple[str | None, list[ProcessAuditEntry]]] = {
         "none": (None, []),
         "not begun": ("reserve", []),
         "one": ("reserve", logged("reserve")),
@@ -277,7 +278,8 @@ async def test_a_filter_that_no_index_serves_is_an_error(
     ],
 )
 async def test_a_filter_that_does_not_fit_is_an_error(queries: Queries, changes: dict[str, Any]) -> None:
-    wanted = ProcessFilter(**{"domain": DOMAIN, **changes})
+    arguments: dict[str, Any] = {"domain": DOMAIN, **changes}
+    wanted = ProcessFilter(**arguments)
     with pytest.raises(InvalidInputError):
         await queries.page(wanted)
     with pytest.raises(InvalidInputError):

@@ -1,0 +1,235 @@
+"""Measure the queries with many processes, on an embedded PostgreSQL of its own: `make bench-scale`.
+
+The data is made in the server: 95 of 100 processes have ended, and each has five steps. A list is measured in the
+database: EXPLAIN ANALYZE of the prepared statement after ten executions on one connection, so with the plan that an
+application gets.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from shutil import rmtree
+from statistics import median
+from tempfile import mkdtemp
+from time import perf_counter
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from benchmarks.database import Database, driver_url
+from commandbus_process import PostgresProcessQueries, ProcessFilter, ProcessStatus
+from demo.server import running_server
+
+_DOMAIN = "scale"
+_FIRST = datetime(2026, 1, 1, tzinfo=UTC)
+_STEPS = 5
+_EXECUTIONS = 10
+_ROUNDS = 9
+_OPEN = 20  # one of so many processes has not ended
+
+_PROCESSES = f"""
+INSERT INTO commandbus.process (domain, process_id, process_type, status, current_step, state, created_at, updated_at,
+                                completed_at, business_key, deadline)
+SELECT '{_DOMAIN}', md5(number::text)::uuid, CASE number %% 3 WHEN 0 THEN 'order' WHEN 1 THEN 'refund' ELSE 'move' END,
+       CASE WHEN number %% {_OPEN} <> 0 THEN CASE number %% 50 WHEN 1 THEN 'FAILED' ELSE 'COMPLETED' END
+            WHEN number %% 1000 = 0 THEN 'WAITING_FOR_TSQ' ELSE 'WAITING' END,
+       CASE WHEN number %% {_OPEN} = 0 THEN 'charge' END,
+       jsonb_build_object('number', number, 'customer', 'customer ' || number %% 1000, 'total', number %% 977 + 0.5,
+                          'items', jsonb_build_array('book', 'pen', number %% 7)),
+       timestamptz '{_FIRST.isoformat()}' + number * interval '1 second',
+       timestamptz '{_FIRST.isoformat()}' + number * interval '1 second' + interval '5 minutes',
+       CASE WHEN number %% {_OPEN} <> 0
+            THEN timestamptz '{_FIRST.isoformat()}' + number * interval '1 second' + interval '5 minutes' END,
+       'A-' || number,
+       CASE WHEN number %% {_OPEN} = 0
+            THEN timestamptz '{_FIRST.isoformat()}' + number * interval '1 second' + interval '1 hour' END
+FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS number
+"""  # noqa: S608 - texts of ours
+_TRAILS = f"""
+INSERT INTO commandbus.process_audit (domain, process_id, step_name, command_id, command_type, command_data, sent_at,
+                                      reply_outcome, reply_data, received_at)
+SELECT '{_DOMAIN}', md5(number::text)::uuid, 'step ' || step, md5(number || ' ' || step)::uuid, 'Command',
+       jsonb_build_object('quantity', step), timestamptz '{_FIRST.isoformat()}' + number * interval '1 second',
+       CASE WHEN is_open THEN NULL ELSE 'SUCCESS' END,
+       CASE WHEN is_open THEN NULL ELSE jsonb_build_object('done', step) END,
+       CASE WHEN is_open THEN NULL
+            ELSE timestamptz '{_FIRST.isoformat()}' + number * interval '1 second' + number %% 60 * interval '1 second'
+       END
+FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS number, generate_series(1, {_STEPS}) AS step,
+     LATERAL (SELECT number %% {_OPEN} = 0 AND step = {_STEPS} AS is_open) AS open
+"""  # noqa: S608 - texts of ours
+_AT_A_TIME = 100_000
+
+
+class State(BaseModel):
+    """The typed state of a process."""
+
+    number: int
+    customer: str
+    total: float
+    items: list[str | int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make the data, measure, print the figures, and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
+    parser.add_argument("--processes", type=int, nargs="+", default=[10_000, 1_000_000], metavar="N")
+    sizes: list[int] = parser.parse_args(arguments).processes
+    table = Table("What", *(f"{size:,} processes" for size in sizes))
+    columns = [_measured(size) for size in sizes]
+    for name in columns[0]:
+        table.add_row(name, *(column[name] for column in columns))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    return 0
+
+
+def _measured(size: int) -> dict[str, str]:
+    folder = Path(mkdtemp(prefix="commandbus-scale-"))
+    try:
+        with running_server(os.environ.get("BENCH_DATABASE_URL"), folder) as server:
+            with closing(Database(server.url, f"commandbus_scale_{size}", "head")) as database:
+                try:
+                    _fill(driver_url(database.url), size)
+                    return asyncio.run(_figures(database.url.render_as_string(hide_password=False), size))
+                finally:
+                    database.close()
+                    with psycopg.connect(driver_url(server.url), autocommit=True) as connection:
+                        connection.execute(f"DROP DATABASE commandbus_scale_{size}".encode())
+    finally:
+        rmtree(folder, ignore_errors=True)
+
+
+def _fill(url: str, size: int) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        for first in range(1, size + 1, _AT_A_TIME):
+            part = {"first": first, "last": min(size, first + _AT_A_TIME - 1)}
+            connection.execute(_PROCESSES.encode(), part)
+            connection.execute(_TRAILS.encode(), part)
+        connection.execute("VACUUM (ANALYZE) commandbus.process, commandbus.process_audit")
+
+
+async def _figures(url: str, size: int) -> dict[str, str]:
+    engine = create_async_engine(url.replace("postgresql://", "postgresql+psycopg://", 1))
+    try:
+        return await _all(engine, size)
+    finally:
+        await engine.dispose()
+
+
+async def _all(engine: AsyncEngine, size: int) -> dict[str, str]:
+    queries = PostgresProcessQueries(engine)
+    completed = ProcessFilter(domain=_DOMAIN, statuses=[ProcessStatus.COMPLETED])
+    figures: dict[str, str] = {}
+
+    async def read(name: str, call: Callable[[AsyncConnection], Awaitable[object]]) -> None:
+        milliseconds, buffers = await _in_database(engine, call)
+        elapsed = await _elapsed(engine, call)
+        figures[name] = f"{milliseconds:.2f} ms, {buffers} buffers ({elapsed:.1f} ms for the caller)"
+
+    rare = ProcessFilter(domain=_DOMAIN, statuses=[ProcessStatus.WAITING_FOR_TSQ])
+    await read("page of a rare status", lambda conn: queries.page(rare, conn))
+    for place, part in {"first": 0.0, "middle": 0.5, "last": 0.99}.items():
+        after = await _cursor_at(queries, completed, _FIRST + part * timedelta(seconds=size))
+        await read(f"page of COMPLETED, {place}", lambda conn, after=after: queries.page(completed, conn, after=after))
+    await read("page of COMPLETED, with steps", lambda conn: queries.page(completed, conn, steps=True))
+    key = ProcessFilter(domain=_DOMAIN, business_key=f"A-{size // 2}")
+    await read("page by business key", lambda conn: queries.page(key, conn))
+    due = ProcessFilter(domain=_DOMAIN, deadline_before=_FIRST + timedelta(seconds=size // 2))
+    await read("page by deadline", lambda conn: queries.page(due, conn))
+    await read("count, up to 10,000", lambda conn: queries.count(completed, conn))
+    figures["stream, typed"] = await _stream(engine, completed)
+    return figures
+
+
+async def _cursor_at(queries: PostgresProcessQueries[Any], wanted: ProcessFilter, time: datetime) -> str | None:
+    """Return the cursor of a position in the middle of a list, without going there page by page."""
+    from commandbus_process.postgres import _cursors  # noqa: PLC0415, PLC2701 - nobody else makes a cursor by hand
+    from commandbus_process.postgres._listing import Listing  # noqa: PLC0415, PLC2701
+
+    del queries
+    mark = _cursors.fingerprint(Listing(wanted), "processes", newest_first=False)
+    return None if time == _FIRST else _cursors.encode(mark, time.isoformat(), UUID(int=0))
+
+
+async def _in_database(engine: AsyncEngine, call: Callable[[AsyncConnection], Awaitable[object]]) -> tuple[float, int]:
+    """Return the median time in the database, in milliseconds, and the buffers, of a call's one statement."""
+    times: list[float] = []
+    buffers = 0
+    async with engine.connect() as conn:
+        for _ in range(_EXECUTIONS):
+            await call(conn)
+        with _explained(conn) as plans:
+            for _ in range(_ROUNDS):
+                await call(conn)
+        for plan in plans:
+            times.append(plan["Planning Time"] + plan["Execution Time"])
+            buffers = plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"]
+    return median(times), buffers
+
+
+@contextmanager
+def _explained(conn: AsyncConnection) -> Iterator[list[dict[str, Any]]]:
+    """Explain each statement that is executed on a connection, in the generic plan, and collect the plans."""
+    plans: list[dict[str, Any]] = []
+
+    def explain(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:  # noqa: ANN401
+        if plans and statement.startswith("EXPLAIN"):
+            return
+        del connection
+        cursor.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+        cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters)
+        [(plan,)] = cursor.fetchall()
+        plans.append((json.loads(plan) if isinstance(plan, str) else plan)[0])
+
+    assert conn.sync_connection is not None
+    event.listen(conn.sync_connection, "before_cursor_execute", explain)
+    try:
+        yield plans
+    finally:
+        event.remove(conn.sync_connection, "before_cursor_execute", explain)
+
+
+async def _elapsed(engine: AsyncEngine, call: Callable[[AsyncConnection], Awaitable[object]]) -> float:
+    async with engine.connect() as conn:
+        times: list[float] = []
+        for _ in range(_EXECUTIONS + _ROUNDS):
+            start = perf_counter()
+            await call(conn)
+            times.append(perf_counter() - start)
+    return median(times[_EXECUTIONS:]) * 1_000
+
+
+async def _stream(engine: AsyncEngine, wanted: ProcessFilter) -> str:
+    queries = PostgresProcessQueries(engine, state_type=State)
+    number, before = 0, 0
+    start = perf_counter()
+    async with queries.stream(wanted) as stream:
+        async for process in stream:
+            number += 1
+            if number == 1_000:
+                before = _memory()
+            del process
+    seconds = perf_counter() - start
+    return f"{number / seconds:,.0f} a second, {(_memory() - before) / 1024:.1f} MB more"
+
+
+def _memory() -> int:
+    """Return how much memory this process holds, in KiB."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
