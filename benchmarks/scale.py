@@ -8,11 +8,11 @@ application gets.
 import argparse
 import asyncio
 import json
-import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from shutil import rmtree
 from statistics import median
@@ -37,6 +37,7 @@ _FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 _STEPS = 5
 _EXECUTIONS = 10
 _ROUNDS = 9
+_WARM = 1_000  # processes after which the memory of a stream is looked at
 _OPEN = 20  # one of so many processes has not ended
 
 _PROCESSES = f"""
@@ -98,15 +99,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _measured(size: int) -> dict[str, str]:
     folder = Path(mkdtemp(prefix="commandbus-scale-"))
     try:
-        with running_server(os.environ.get("BENCH_DATABASE_URL"), folder) as server:
-            with closing(Database(server.url, f"commandbus_scale_{size}", "head")) as database:
-                try:
-                    _fill(driver_url(database.url), size)
-                    return asyncio.run(_figures(database.url.render_as_string(hide_password=False), size))
-                finally:
-                    database.close()
-                    with psycopg.connect(driver_url(server.url), autocommit=True) as connection:
-                        connection.execute(f"DROP DATABASE commandbus_scale_{size}".encode())
+        with (
+            running_server(None, folder) as server,
+            closing(Database(server.url, f"commandbus_scale_{size}", "head")) as database,
+        ):
+            _fill(driver_url(database.url), size)
+            return asyncio.run(_figures(database.url.render_as_string(hide_password=False), size))
     finally:
         rmtree(folder, ignore_errors=True)
 
@@ -142,21 +140,31 @@ async def _all(engine: AsyncEngine, size: int) -> dict[str, str]:
     await read("page of a rare status", lambda conn: queries.page(rare, conn))
     for place, part in {"first": 0.0, "middle": 0.5, "last": 0.99}.items():
         after = await _cursor_at(queries, completed, _FIRST + part * timedelta(seconds=size))
-        await read(f"page of COMPLETED, {place}", lambda conn, after=after: queries.page(completed, conn, after=after))
+        await read(f"page of COMPLETED, {place}", partial(_page_after, queries, completed, after))
     await read("page of COMPLETED, with steps", lambda conn: queries.page(completed, conn, steps=True))
     key = ProcessFilter(domain=_DOMAIN, business_key=f"A-{size // 2}")
     await read("page by business key", lambda conn: queries.page(key, conn))
     due = ProcessFilter(domain=_DOMAIN, deadline_before=_FIRST + timedelta(seconds=size // 2))
     await read("page by deadline", lambda conn: queries.page(due, conn))
     await read("count, up to 10,000", lambda conn: queries.count(completed, conn))
+    await read("backlog", lambda conn: queries.backlog(_DOMAIN, conn))
+    last_day = ProcessFilter(domain=_DOMAIN, created_after=_FIRST + timedelta(seconds=size - 10_000))
+    await read("step_statistics of 10,000 processes", lambda conn: queries.step_statistics(last_day, conn))
+    await read("open_steps", lambda conn: queries.open_steps(ProcessFilter(domain=_DOMAIN), conn))
     figures["stream, typed"] = await _stream(engine, completed)
     return figures
 
 
+def _page_after(
+    queries: PostgresProcessQueries[Any], wanted: ProcessFilter, after: str | None, conn: AsyncConnection
+) -> Awaitable[object]:
+    return queries.page(wanted, conn, after=after)
+
+
 async def _cursor_at(queries: PostgresProcessQueries[Any], wanted: ProcessFilter, time: datetime) -> str | None:
     """Return the cursor of a position in the middle of a list, without going there page by page."""
-    from commandbus_process.postgres import _cursors  # noqa: PLC0415, PLC2701 - nobody else makes a cursor by hand
-    from commandbus_process.postgres._listing import Listing  # noqa: PLC0415, PLC2701
+    from commandbus_process.postgres import _cursors  # noqa: PLC0415 - nobody else makes a cursor by hand
+    from commandbus_process.postgres._listing import Listing  # noqa: PLC0415
 
     del queries
     mark = _cursors.fingerprint(Listing(wanted), "processes", newest_first=False)
@@ -174,13 +182,13 @@ async def _in_database(engine: AsyncEngine, call: Callable[[AsyncConnection], Aw
             for _ in range(_ROUNDS):
                 await call(conn)
         for plan in plans:
-            times.append(plan["Planning Time"] + plan["Execution Time"])
+            times.append(plan["Execution Time"])
             buffers = plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"]
     return median(times), buffers
 
 
 @contextmanager
-def _explained(conn: AsyncConnection) -> Iterator[list[dict[str, Any]]]:
+def _explained(conn: AsyncConnection) -> Generator[list[dict[str, Any]]]:
     """Explain each statement that is executed on a connection, in the generic plan, and collect the plans."""
     plans: list[dict[str, Any]] = []
 
@@ -189,7 +197,7 @@ def _explained(conn: AsyncConnection) -> Iterator[list[dict[str, Any]]]:
             return
         del connection
         cursor.execute("SET LOCAL plan_cache_mode = force_generic_plan")
-        cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters)
+        cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {statement}", parameters)
         [(plan,)] = cursor.fetchall()
         plans.append((json.loads(plan) if isinstance(plan, str) else plan)[0])
 
@@ -218,7 +226,7 @@ async def _stream(engine: AsyncEngine, wanted: ProcessFilter) -> str:
     async with queries.stream(wanted) as stream:
         async for process in stream:
             number += 1
-            if number == 1_000:
+            if number == _WARM:
                 before = _memory()
             del process
     seconds = perf_counter() - start

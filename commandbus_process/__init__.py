@@ -36,9 +36,10 @@ from commandbus_process.postgres import (
     run_in_transaction,
 )
 from commandbus_process.repository import OnUnreadable, ProcessRepository
-from commandbus_process.summaries import Count, Page, ProcessSummary
+from commandbus_process.summaries import BacklogGroup, Count, OpenCommand, Page, ProcessSummary, StepStatistics
 
 __all__ = [
+    "BacklogGroup",
     "ConcurrentUpdateError",
     "Count",
     "DeadlockError",
@@ -46,6 +47,7 @@ __all__ = [
     "JsonObject",
     "NothingWrittenError",
     "OnUnreadable",
+    "OpenCommand",
     "Page",
     "PostgresProcessQueries",
     "PostgresProcessRepository",
@@ -67,6 +69,7 @@ __all__ = [
     "StepError",
     "StepNotFoundError",
     "StepReply",
+    "StepStatistics",
     "StoredDataError",
     "StoredStateError",
     "TransactionConflictError",

@@ -54,7 +54,8 @@ class UnindexedFilterError(InvalidInputError):
     """No index serves the filter, so the database might read every process of the domain. Nothing was read.
 
     Attributes:
-        conditions: The names of the conditions that no index serves, for example `("process_type",)`.
+        conditions: The names of the conditions that no index serves, for example `("process_type",)`. `("trails",)`:
+            the query reads the trails of all processes in the filter, and does not limit those that have ended.
     """
 
     def __init__(self, conditions: tuple[str, ...]) -> None:

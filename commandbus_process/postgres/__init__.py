@@ -11,6 +11,7 @@ Statements, by feature:
 - `_statements`: the statements about one process or one step.
 - `_listing`: a filter as SQL, for everything that lists processes; `find_by_status` and `claim`.
 - `_pages`: pages, streams and counts.
+- `_statistics`: the backlog, the duration of steps, and commands without a reply.
 - `_cursors`: the text that names a position in a list.
 - `_stream`: what a stream does between two pages.
 - `_advance`: `advance`, and `save` with its first commands: their statements, and why a step was not taken.
@@ -23,6 +24,7 @@ What they share:
 - `_batches`: splits many items into batches, and prepares the next batch while the last one is written.
 - `_copy`: writes a batch with COPY.
 - `_reading`: turns rows into processes and entries.
+- `_numbers`: turns rows into numbers, and into commands without a reply.
 - `_stamps`: which row an object matches, and what the database sets when it writes a process.
 - `_refusals`: why a write changed nothing, as an error; all writers use it.
 - `_transaction`: runs statements on the right connection, and translates the conflicts that PostgreSQL finds.

@@ -13,11 +13,13 @@ from typing import Any
 from sqlalchemy import (
     CTE,
     JSON,
+    BigInteger,
     Boolean,
     Column,
     ColumnElement,
     DateTime,
     FromClause,
+    Function,
     Integer,
     Table,
     TableValuedAlias,
@@ -40,6 +42,7 @@ from commandbus_process._columns import PROCESS_KEY
 from commandbus_process.tables import process, process_audit
 
 ONE = literal_column("1", Integer())  # as a parameter it would be sent with each call
+COUNT: Function[int] = func.pg_catalog.count(literal_column("*"), type_=BigInteger())
 
 
 def parameter(column: Column[Any], prefix: str = "") -> ColumnElement[Any]:

@@ -59,6 +59,10 @@ _LEAVE_OUT = ("process_type", "current_step", "updated_before")
 _LIMIT_WHAT_IS_READ = ("business_key", "deadline_before", "created_after")
 
 
+# Parameters of a list that are no conditions, or depend on its order.
+_NO_CONDITIONS = {"key_domain", "limit", "after_key", "after_id", "after_command", "sent_before"}
+
+
 class Listing:
     """The conditions and the limit of a list of processes, as parameters.
 
@@ -108,16 +112,19 @@ class Listing:
         """The names of the parameters that are given."""
         return frozenset(self.parameters)
 
-    def check_indexed(self) -> None:
+    def check_indexed(self, *, reads_trails: bool = False) -> None:
         """Reject a filter that no index serves, because it would read rows without end and leave most of them out.
 
         An index serves a business key, a deadline, a range of creation times, and every filter that looks only at
         processes that have not ended: those are few.
 
+        Args:
+            reads_trails: Whether the trails of all processes in the list are read, not only a page of it.
+
         Raises:
             UnindexedFilterError: No index serves the filter.
         """
-        unserved = tuple(name for name in _LEAVE_OUT if name in self.parameters)
+        unserved = ("trails",) if reads_trails else tuple(name for name in _LEAVE_OUT if name in self.parameters)
         is_limited = any(name in self.parameters for name in _LIMIT_WHAT_IS_READ)
         if unserved and not is_limited and not set(self.statuses).issubset(NOT_ENDED):
             raise UnindexedFilterError(unserved)
@@ -149,7 +156,7 @@ class Listing:
 
 def conditions(given: frozenset[str]) -> list[ColumnElement[bool]]:
     """Return the conditions whose parameters are given."""
-    unknown = given - CONDITIONS.keys() - {"key_domain", "limit", "after_key", "after_id"}
+    unknown = given - CONDITIONS.keys() - _NO_CONDITIONS
     if unknown:
         raise KeyError(f"{', '.join(sorted(unknown))} has no condition")
     return [condition for name, condition in CONDITIONS.items() if name in given]

@@ -6,12 +6,10 @@ from typing import Any
 from sqlalchemy import BigInteger, ColumnElement, Select, Subquery, Text, and_, cast, func, literal_column, select
 
 from commandbus_process._columns import PROCESS_KEY, READ
-from commandbus_process.postgres._expressions import STAMP, names_equal, selected
+from commandbus_process.postgres._expressions import COUNT, STAMP, names_equal, selected
 from commandbus_process.postgres._listing import LIMIT, in_order, sorted_by
 from commandbus_process.postgres._reading import Rows
 from commandbus_process.tables import process, process_audit
-
-_NUMBER = func.pg_catalog.count(literal_column("*"), type_=BigInteger())
 
 SUMMARY = tuple(name for name in READ if name != "state")
 """The columns of a summary. The state is not read, so a large one costs nothing."""
@@ -40,7 +38,7 @@ def summaries(statuses: tuple[str, ...], given: frozenset[str], *, newest_first:
 def _open_commands(page: Subquery) -> ColumnElement[int]:
     of_process = names_equal(process_audit, page, PROCESS_KEY)
     return (
-        select(_NUMBER)
+        select(COUNT)
         .select_from(process_audit)
         .where(of_process, process_audit.c.reply_outcome.is_(None))
         .correlate(page)
@@ -92,4 +90,4 @@ def last_row(rows: Rows) -> dict[str, Any]:
 def count(statuses: tuple[str, ...], given: frozenset[str]) -> Select[Any]:
     """Return the statement that counts the processes, up to a limit."""
     found = in_order(statuses, given, ())
-    return select(_NUMBER).select_from(select(found).limit(LIMIT).subquery("counted"))
+    return select(COUNT).select_from(select(found).limit(LIMIT).subquery("counted"))

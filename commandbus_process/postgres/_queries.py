@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Annotated, Any, Generic, overload
 from uuid import UUID
 
@@ -13,9 +14,10 @@ from commandbus_process._arguments import LIMIT, checked, unreadable_handler
 from commandbus_process._states import States
 from commandbus_process.errors import InvalidInputError
 from commandbus_process.filters import ProcessFilter
-from commandbus_process.models import JsonObject, StateT
-from commandbus_process.postgres import _cursors, _pages
-from commandbus_process.postgres._listing import Listing
+from commandbus_process.models import JsonObject, StateT, UtcDatetime
+from commandbus_process.postgres import _cursors, _pages, _statistics
+from commandbus_process.postgres._listing import NOT_ENDED, Listing
+from commandbus_process.postgres._numbers import read_backlog, read_open_commands, read_statistics
 from commandbus_process.postgres._reading import ProcessReader, Rows, read_summaries
 from commandbus_process.postgres._stream import BATCH, ProcessStream
 from commandbus_process.postgres._transaction import (
@@ -28,10 +30,11 @@ from commandbus_process.postgres._transaction import (
     translated_errors,
 )
 from commandbus_process.repository import OnUnreadable
-from commandbus_process.summaries import Count, Page
+from commandbus_process.summaries import BacklogGroup, Count, OpenCommand, Page, ProcessSummary, StepStatistics
 
 # One more row than a page has is read, to know whether there is another page.
 _PAGE_LIMIT: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=1, le=100_000)])
+_TIME: TypeAdapter[datetime] = TypeAdapter(UtcDatetime)
 _KIND = "processes"
 
 
@@ -73,7 +76,7 @@ class PostgresProcessQueries(Generic[StateT]):
         steps: bool = False,
         allow_scan: bool = False,
         on_unreadable: OnUnreadable = "raise",
-    ) -> Page:
+    ) -> Page[ProcessSummary]:
         """Return one page of the processes that match, without their states.
 
         The order is `created_at`, then `process_id`. With `deadline_before` it is the deadline, then `process_id`. Any
@@ -217,6 +220,103 @@ class PostgresProcessQueries(Generic[StateT]):
 
         found = await run(self._engine, conn, work)
         return Count(min(found, most), exact=found <= most)
+
+    async def backlog(
+        self, domain: str, conn: AsyncConnection | None = None, *, process_type: str | None = None
+    ) -> list[BacklogGroup]:
+        """Return the processes that have not ended, counted by type, status and step, in that order.
+
+        It reads all of them: 15,000 take some 10 ms. One round trip; takes no lock. A deadline counts as past by the
+        clock of the database.
+
+        Args:
+            domain: The domain.
+            conn: Your connection, if any.
+            process_type: Count only processes of this type.
+        """
+        listing = Listing(ProcessFilter(domain=domain, process_type=process_type))
+        rows = await run(self._engine, conn, _reading(_statistics.backlog(listing.given), listing.parameters))
+        return read_backlog(rows)
+
+    async def step_statistics(
+        self,
+        filter: ProcessFilter,  # noqa: A002 - the word for it
+        conn: AsyncConnection | None = None,
+        *,
+        allow_scan: bool = False,
+    ) -> list[StepStatistics]:
+        """Return how often each step of the processes that match was taken, how it ended, and how long it took.
+
+        Counted and measured in the database, which reads the trails of all these processes. So if the filter has
+        terminal statuses, it needs `created_after`, `deadline_before` or a business key. In the order of the names. One
+        round trip; takes no lock.
+
+        Args:
+            filter: Which processes.
+            conn: Your connection, if any.
+            allow_scan: Whether a filter is allowed that reads without a limit.
+
+        Raises:
+            UnindexedFilterError: The filter has terminal statuses, and nothing limits what is read.
+        """
+        listing = Listing(filter)
+        if not allow_scan:
+            listing.check_indexed(reads_trails=True)
+        if listing.is_empty:
+            return []
+        statement = _statistics.step_statistics(listing.statuses, listing.given)
+        return read_statistics(await run(self._engine, conn, _reading(statement, listing.parameters)))
+
+    async def open_steps(
+        self,
+        filter: ProcessFilter,  # noqa: A002 - the word for it
+        conn: AsyncConnection | None = None,
+        *,
+        sent_before: datetime | None = None,
+        limit: int = 100,
+        after: str | None = None,
+        allow_scan: bool = False,
+    ) -> Page[OpenCommand]:
+        """Return one page of the commands that have no reply, the one that was sent first at the front.
+
+        It shows what everybody is waiting for, and since when. If the filter names no statuses, only processes that
+        have not ended are looked at. Their trails are read for each page. One round trip; takes no lock.
+
+        Args:
+            filter: The processes whose commands are looked for.
+            conn: Your connection, if any.
+            sent_before: Only commands that were sent before this time.
+            limit: The maximum number of commands, from 1 to 100,000.
+            after: The `next` of the page before; `None` for the first page.
+            allow_scan: Whether a filter is allowed that reads without a limit.
+
+        Raises:
+            UnindexedFilterError: The filter names terminal statuses, and nothing limits what is read.
+            InvalidInputError: The cursor is damaged, or belongs to another filter or `sent_before`.
+        """
+        size = checked(_PAGE_LIMIT, "limit", limit)
+        before = None if sent_before is None else checked(_TIME, "sent_before", sent_before)
+        listing = Listing(filter)
+        if filter.statuses is None:
+            listing.statuses = NOT_ENDED
+        if not allow_scan:
+            listing.check_indexed(reads_trails=True)
+        mark = _cursors.fingerprint(listing, "open steps", sent_before=before)
+        if after is not None:
+            key, ids = _cursors.decode(mark, after, 2)
+            listing.parameters |= {"after_key": key, **dict(zip(("after_id", "after_command"), ids, strict=True))}
+        if listing.is_empty:
+            return Page([], None)
+        statement = _statistics.open_steps(listing.statuses, listing.given, before=before is not None)
+        values = {**listing.parameters, "limit": size + 1, "sent_before": before}
+        rows = await run(self._engine, conn, _reading(statement, values))
+        is_last = rows.count <= size
+        rows.cut(size)
+        following = None
+        if not is_last:
+            key, process_id, command_id = (rows.columns[name][-1] for name in ("sent_at", "process_id", "command_id"))
+            following = _cursors.encode(mark, key[1:-1], process_id, command_id)
+        return Page(read_open_commands(rows), following)
 
     def _listing(self, wanted: ProcessFilter, *, allow_scan: bool) -> Listing:
         listing = Listing(wanted)

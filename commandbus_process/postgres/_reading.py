@@ -84,12 +84,12 @@ def _time(text: str) -> datetime:
     return datetime.fromisoformat(text).astimezone(UTC)
 
 
-def _quoted_time(text: str) -> datetime:
+def quoted_time(text: str) -> datetime:
     return _time(text[1:-1])  # the text of a JSON string
 
 
 def _times(texts: Iterable[str | None]) -> Iterable[datetime | None]:
-    return [None if text is None else _quoted_time(text) for text in texts]
+    return [None if text is None else quoted_time(text) for text in texts]
 
 
 def _json_objects(texts: Sequence[str | None]) -> Iterable[JsonObject | None]:
@@ -230,7 +230,7 @@ class ProcessReader(Generic[StateT]):
         processes: list[ProcessMetadata[StateT]] = []
         for row in rows.one_by_one():
             try:
-                processes.append(self._read_checked(_plain(row, _quoted_time)))
+                processes.append(self._read_checked(_plain(row, quoted_time)))
             except StoredDataError as error:
                 unreadable(error)
         return processes
@@ -303,11 +303,11 @@ def read_summaries(rows: Rows, unreadable: Callable[[StoredDataError], object]) 
 
 def _read_summary(row: Row) -> ProcessSummary:
     """Turn one row into a summary. Check each part of it."""
-    plain = _plain(row, _quoted_time)
+    plain = _plain(row, quoted_time)
     open_commands, since = plain.pop("open_commands", None), plain.pop("in_step_since", None)
     try:
         checked = STORED_PROCESS.validate_python(plain)
-        in_step_since = None if since is None else _quoted_time(since)
+        in_step_since = None if since is None else quoted_time(since)
     except ValidationError as error:
         raise StoredDataError(row["domain"], row["process_id"], explain(error)) from None
     except (ValueError, OverflowError):
@@ -335,7 +335,7 @@ def read_entry(domain: str, process_id: UUID, row: Row) -> ProcessAuditEntry:
     Raises:
         StoredDataError: It has a value that this version does not know.
     """
-    values = _plain({name: row[name] for name in ENTRY}, _quoted_time)
+    values = _plain({name: row[name] for name in ENTRY}, quoted_time)
     try:
         data = {name: _checked_json(values.pop(name)) for name in JSON & values.keys()}
         checked = STORED_ENTRY.validate_python(values)

@@ -12,7 +12,7 @@ from sqlalchemy import ClauseElement
 
 from commandbus_process import ProcessStatus
 from commandbus_process._arguments import sorted_statuses
-from commandbus_process.postgres import _listing, _pages
+from commandbus_process.postgres import _listing, _pages, _statistics
 from tests.support import ROOT
 from tests.support.databases import DIALECT
 from tests.support.statements import STATEMENTS
@@ -39,6 +39,9 @@ def statements() -> Iterator[tuple[str, ClauseElement]]:
     yield "page_by_deadline", _pages.summaries(TWO, on | {"deadline_before"}, newest_first=False, steps=False)
     yield "stream", _pages.processes(TWO, on, newest_first=False)
     yield "stream_consistent", _pages.processes(TWO, frozenset[str](), newest_first=False)
+    yield "backlog", _statistics.backlog(frozenset({"process_type"}))
+    yield "step_statistics", _statistics.step_statistics(TWO, frozenset({"created_after"}))
+    yield "open_steps", _statistics.open_steps(TWO, on | {"after_command"}, before=True)
     yield "count", _pages.count(TWO, frozenset({"limit"}))
 
 

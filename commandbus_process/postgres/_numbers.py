@@ -1,0 +1,62 @@
+"""Turn rows into numbers for operators, and into commands without a reply."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from commandbus_process.errors import StoredDataError
+from commandbus_process.models import ProcessStatus
+from commandbus_process.postgres._reading import Row, Rows, quoted_time
+from commandbus_process.summaries import BacklogGroup, OpenCommand, StepStatistics
+
+
+def read_backlog(rows: Rows) -> list[BacklogGroup]:
+    """Return the groups of a backlog, by type, status and step."""
+    groups = [
+        BacklogGroup(status=ProcessStatus(row.pop("status")), oldest=_time_or_none(row.pop("oldest")), **row)
+        for row in rows.one_by_one()
+    ]
+    return sorted(groups, key=lambda group: (group.process_type, group.status, group.current_step or ""))
+
+
+def _time_or_none(text: str) -> datetime | None:
+    # One damaged row does not hide the numbers of all others.
+    try:
+        return quoted_time(text)
+    except (ValueError, OverflowError):
+        return None
+
+
+def read_statistics(rows: Rows) -> list[StepStatistics]:
+    """Return the statistics of steps, by their names."""
+    return sorted((_statistics(row) for row in rows.one_by_one()), key=lambda step: step.step_name)
+
+
+def _statistics(row: Row) -> StepStatistics:
+    seconds: list[float] | None = row.pop("seconds")
+    median, percentile_95, percentile_99 = (
+        (None, None, None) if seconds is None else (timedelta(seconds=each) for each in seconds)
+    )
+    return StepStatistics(**row, median=median, percentile_95=percentile_95, percentile_99=percentile_99)
+
+
+def read_open_commands(rows: Rows) -> list[OpenCommand]:
+    """Return commands without a reply.
+
+    Raises:
+        StoredDataError: One has a time that Python cannot represent.
+    """
+    return [_open_command(row) for row in rows.one_by_one()]
+
+
+def _open_command(row: dict[str, Any]) -> OpenCommand:
+    try:
+        return OpenCommand(
+            sent_at=quoted_time(row["sent_at"]), **{name: row[name] for name in row if name != "sent_at"}
+        )
+    except (ValueError, OverflowError):
+        raise StoredDataError(
+            row["domain"],
+            row["process_id"],
+            "sent_at: the time cannot be represented",
+            what=f"the stored entry of command {row['command_id']}",
+        ) from None

@@ -1,0 +1,3 @@
+SELECT commandbus.process.process_type, commandbus.process.status, commandbus.process.current_step, pg_catalog.count(*) AS processes, CAST(pg_catalog.to_json(pg_catalog.min(commandbus.process.created_at)) AS TEXT) AS oldest, pg_catalog.count(*) FILTER (WHERE commandbus.process.deadline < pg_catalog.now()) AS overdue
+FROM commandbus.process
+WHERE commandbus.process.domain = :key_domain::VARCHAR AND commandbus.process.status IN ('COMPENSATING', 'IN_PROGRESS', 'PENDING', 'WAITING', 'WAITING_FOR_TSQ') AND commandbus.process.process_type = :process_type::VARCHAR GROUP BY commandbus.process.process_type, commandbus.process.status, commandbus.process.current_step

@@ -1,0 +1,5 @@
+SELECT commandbus.process.domain, commandbus.process.process_id, commandbus.process.process_type, commandbus.process.business_key, commandbus.process_audit.step_name, commandbus.process_audit.command_id, commandbus.process_audit.command_type, CAST(pg_catalog.to_json(commandbus.process_audit.sent_at) AS TEXT) AS sent_at
+FROM commandbus.process
+JOIN commandbus.process_audit ON commandbus.process_audit.domain = commandbus.process.domain AND commandbus.process_audit.process_id = commandbus.process.process_id
+WHERE commandbus.process.domain = :key_domain::VARCHAR AND commandbus.process.status IN ('FAILED', 'WAITING') AND commandbus.process_audit.reply_outcome IS NULL AND commandbus.process_audit.sent_at < :sent_before::TIMESTAMP WITH TIME ZONE AND (commandbus.process_audit.sent_at, commandbus.process_audit.process_id, commandbus.process_audit.command_id) > (CAST(:after_key::VARCHAR AS TIMESTAMP WITH TIME ZONE), :after_id::UUID, :after_command::UUID)
+ORDER BY commandbus.process_audit.sent_at, commandbus.process_audit.process_id, commandbus.process_audit.command_id LIMIT :limit::INTEGER
