@@ -10,12 +10,12 @@ Revises: 0001
 import sqlalchemy as sa
 from alembic import op
 
+from commandbus_process._revisions import lock_tables
+
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
 depends_on = None
-
-LOCK = "LOCK TABLE commandbus.process, commandbus.process_audit IN ACCESS EXCLUSIVE MODE"
 
 # One statement for both `upgrade` and `upgrade --sql`.
 REFUSE_DUPLICATES = """
@@ -64,7 +64,7 @@ $$
 
 
 def upgrade() -> None:
-    op.execute(LOCK)
+    lock_tables("process", "process_audit")
     op.execute(REFUSE_DUPLICATES)
     op.add_column(
         "process",
@@ -90,7 +90,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute(LOCK)
+    lock_tables("process", "process_audit")
     op.create_index("idx_process_audit_command", "process_audit", ["command_id"], schema="commandbus")
     op.create_index("idx_process_created", "process", ["created_at"], schema="commandbus")
     op.create_index("idx_process_type", "process", ["domain", "process_type"], schema="commandbus")

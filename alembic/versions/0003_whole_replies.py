@@ -8,6 +8,8 @@ Revises: 0002
 
 from alembic import op
 
+from commandbus_process._revisions import lock_tables
+
 revision = "0003"
 down_revision = "0002"
 branch_labels = None
@@ -47,7 +49,7 @@ $$
 
 
 def upgrade() -> None:
-    op.execute("LOCK TABLE commandbus.process_audit IN ACCESS EXCLUSIVE MODE")
+    lock_tables("process_audit")
     op.execute(REFUSE_TORN_REPLIES)
     op.create_check_constraint(
         NAME, "process_audit", "(reply_outcome IS NULL) = (received_at IS NULL)", schema="commandbus"

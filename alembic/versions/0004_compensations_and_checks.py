@@ -34,12 +34,12 @@ Revises: 0003
 import sqlalchemy as sa
 from alembic import op
 
+from commandbus_process._revisions import lock_tables
+
 revision = "0004"
 down_revision = "0003"
 branch_labels = None
 depends_on = None
-
-LOCK = "LOCK TABLE commandbus.process, commandbus.process_audit IN ACCESS EXCLUSIVE MODE"
 
 # Do not use a name that PostgreSQL itself gives to a CHECK (table_column_check): hand-written tables may have that one.
 CHECKS = {
@@ -78,7 +78,7 @@ REMOVE_GUARDS = (
 
 
 def upgrade() -> None:
-    op.execute(LOCK)
+    lock_tables("process", "process_audit")
     op.add_column("process_audit", sa.Column("compensates", sa.Uuid), schema="commandbus")
     for table, checks in CHECKS.items():
         for name, condition in checks.items():
@@ -88,7 +88,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute(LOCK)
+    lock_tables("process", "process_audit")
     for statement in REMOVE_GUARDS:
         op.execute(statement)
     for table, checks in CHECKS.items():

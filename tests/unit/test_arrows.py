@@ -15,7 +15,7 @@ FLOORS = [
     {"models", "errors"},
     {"repository", "filters", "summaries", "tables"},
     set(SHARED.split()),
-    {"grants", "guards", "migrations", "postgres"},
+    {"grants", "guards", "migrations", "_revisions", "postgres"},
     {"__init__"},
 ]
 MODULES = {

@@ -23,7 +23,7 @@ from commandbus_process import (
     ReplyOutcome,
     UnindexedFilterError,
 )
-from tests.support.items import DOMAIN, NOON
+from tests.support.items import DOMAIN, NOON, Step
 
 Queries = PostgresProcessQueries[JsonObject]
 Repository = PostgresProcessRepository[JsonObject]
@@ -74,7 +74,7 @@ def some_trails() -> Trails:
 async def trails(repository: Repository, conn: AsyncConnection | None) -> Trails:
     made = some_trails()
     await repository.save_many((process for process, _ in made), conn)
-    steps = [(process.domain, process.process_id, entry) for process, entries in made for entry in entries]
+    steps: list[Step] = [(process.domain, process.process_id, entry) for process, entries in made for entry in entries]
     await repository.log_many(steps, conn)
     return made
 

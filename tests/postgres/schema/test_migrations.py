@@ -30,7 +30,7 @@ def test_up_down_and_up_again(empty_database_url: str) -> None:
     url = empty_database_url
     succeeds("upgrade", "head", url=url)
     first = described(url)
-    assert succeeds("current", url=url).startswith("0004 (head)")
+    assert succeeds("current", url=url).startswith("0005 (head)")
     succeeds("downgrade", "base", url=url)
     assert all(not rows for rows in described(url).values())
     succeeds("upgrade", "head", url=url)
@@ -195,7 +195,7 @@ def test_offline_sql_makes_the_same_schema(newest_server: Server, empty_database
     with fresh_database(newest_server.url) as offline:
         execute(offline, script)
         assert described(offline) == described(empty_database_url)
-        assert succeeds("current", url=offline).startswith("0004 (head)")
+        assert succeeds("current", url=offline).startswith("0005 (head)")
         execute(offline, succeeds("downgrade", "head:base", "--sql", url=None))
         assert all(not rows for rows in described(offline).values())
 
@@ -210,7 +210,7 @@ def test_offline_sql_adopts_a_baseline_and_refuses_duplicates(empty_database_url
         execute(url, script)
     execute(url, f"UPDATE commandbus.process_audit SET command_id = '{UUID(int=8)}' WHERE id = 2")
     execute(url, script)
-    assert succeeds("current", url=url).startswith("0004 (head)")
+    assert succeeds("current", url=url).startswith("0005 (head)")
 
 
 def test_the_version_table_is_ours_alone(database_url: str) -> None:
@@ -225,7 +225,7 @@ def test_forms_of_the_url(empty_database_url: str, form: str) -> None:
     url = empty_database_url.replace("postgresql://", form, 1)
     assert url.startswith(form)
     succeeds("upgrade", "head", url=url)
-    assert succeeds("-x", f"url={url}", "current", url=None).startswith("0004")
+    assert succeeds("-x", f"url={url}", "current", url=None).startswith("0005")
 
 
 def test_x_wins_over_the_environment(empty_database_url: str) -> None:
@@ -241,7 +241,7 @@ def test_the_url_in_the_ini_file(empty_database_url: str, tmp_path: Path) -> Non
         text.replace("# sqlalchemy.url = postgresql://user@host/database", f"sqlalchemy.url = {url}")
     )
     succeeds("-c", str(tmp_path / "alembic.ini"), "upgrade", "head", url=None)
-    assert succeeds("current", url=empty_database_url).startswith("0004")
+    assert succeeds("current", url=empty_database_url).startswith("0005")
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def test_eight_upgrades_of_an_empty_database_at_once(newest_server: Server, empt
         assert [process.returncode for process in processes] == [0] * AT_ONCE, told
     # One did all of it, and the others found nothing left to do.
     assert sorted(text.count("Running upgrade") for text in told) == [0] * (AT_ONCE - 1) + [4]
-    assert revisions(url) == [("0004",)]
+    assert revisions(url) == [("0005",)]
     command.check(alembic_config(url))
     with fresh_database(newest_server.url, newest_server.template) as once:
         assert described(url) == described(once)
@@ -60,7 +60,7 @@ def test_killed_half_way_in_an_empty_database(newest_server: Server, empty_datab
     kill_half_way(url, "pg_catalog.pg_trigger", "EXCLUSIVE", "CREATE TABLE commandbus.process_audit")
     assert not has_anything_of_ours(url)
     command.upgrade(alembic_config(url), "head")
-    assert revisions(url) == [("0004",)]
+    assert revisions(url) == [("0005",)]
     with fresh_database(newest_server.url, newest_server.template) as once:
         assert described(url) == described(once)
 
@@ -75,7 +75,7 @@ def test_killed_half_way_in_a_database_with_rows(empty_database_url: str) -> Non
     kill_half_way(url, version_table, "SHARE", f"UPDATE {version_table}")
     assert (described(url), rows(url), revisions(url)) == (schema, kept, [("0001",)])
     command.upgrade(alembic_config(url), "head")
-    assert (rows(url), revisions(url)) == (kept, [("0004",)])
+    assert (rows(url), revisions(url)) == (kept, [("0005",)])
     command.check(alembic_config(url))
 
 
@@ -89,4 +89,4 @@ def test_two_upgrades_at_once_of_a_database_with_rows(empty_database_url: str) -
             wait_until(lambda: len(waiting(connection)) == 2, processes)
         told = [process.communicate(timeout=PATIENCE)[1] for process in processes]
         assert [process.returncode for process in processes] == [0, 0], told
-    assert (rows(url), revisions(url)) == (kept, [("0004",)])
+    assert (rows(url), revisions(url)) == (kept, [("0005",)])

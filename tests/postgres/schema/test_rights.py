@@ -53,11 +53,20 @@ from tests.support.schema import (
 # What the issue calls "exactly the rights that the repository needs", column by column.
 COMMAND_COLUMNS = ["step_name", "command_id", "command_type", "command_data", "sent_at", "compensates"]
 FIXED = {
-    "process": ["domain", "process_id", "process_type", "created_at"],
+    "process": ["domain", "process_id", "process_type", "created_at", "business_key"],
     "process_audit": ["domain", "process_id", *COMMAND_COLUMNS],
 }
 CHANGING = {
-    "process": ["status", "current_step", "state", "error_code", "error_message", "updated_at", "completed_at"],
+    "process": [
+        "status",
+        "current_step",
+        "state",
+        "error_code",
+        "error_message",
+        "updated_at",
+        "completed_at",
+        "deadline",
+    ],
     "process_audit": ["reply_outcome", "reply_data", "received_at"],
 }
 GENERATED = {"process": "version", "process_audit": "id"}
@@ -178,7 +187,7 @@ def test_the_application_passes_no_right_on(
 
 
 def test_the_application_reads_the_revision(application: psycopg.Connection[Any]) -> None:
-    assert application.execute(f"SELECT version_num FROM {VERSIONS}".encode()).fetchall() == [("0004",)]
+    assert application.execute(f"SELECT version_num FROM {VERSIONS}".encode()).fetchall() == [("0005",)]
     application.rollback()
 
 
@@ -364,7 +373,7 @@ def test_torn_replies_are_named_and_nothing_changes(empty_database_url: str, bef
     execute(url, REPAIR)
     kept = rows(url)
     command.upgrade(alembic_config(url), "head")
-    assert (rows(url), revision_of(url)) == (kept, "0004")
+    assert (rows(url), revision_of(url)) == (kept, "0005")
 
 
 def test_of_many_torn_replies_the_first_are_named_and_all_are_counted(empty_database_url: str) -> None:
@@ -393,7 +402,7 @@ def test_offline_sql_refuses_torn_replies_too(empty_database_url: str) -> None:
     assert (described(url), rows(url), revision_of(url)) == (schema, kept, "0002")
     execute(url, REPAIR)
     execute(url, script)
-    assert revision_of(url) == "0004"
+    assert revision_of(url) == "0005"
     with pytest.raises(psycopg.errors.CheckViolation, match="process_audit_reply_check"):
         execute(url, "UPDATE commandbus.process_audit SET received_at = NULL WHERE id = 2")
 

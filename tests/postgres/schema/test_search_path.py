@@ -158,7 +158,7 @@ def test_no_hostile_function_runs_when_tables_are_adopted(
     with psycopg.connect(empty_database_url) as connection:
         connection.execute("UPDATE commandbus.process_audit SET reply_outcome = NULL")
     upgrade("0002", "head")
-    assert succeeds("current", url=hostile_url).startswith("0004")
+    assert succeeds("current", url=hostile_url).startswith("0005")
     assert not was_called(empty_database_url)
 
 
