@@ -11,6 +11,7 @@ Statements, by feature:
 - `_statements`: the statements about one process or one step.
 - `_listing`: a filter as SQL, for everything that lists processes; `find_by_status` and `claim`.
 - `_pages`: pages, streams and counts.
+- `_retention`: delete what has ended, preview that, and erase; `commandbus_process.retention` is its class.
 - `_cursors`: the text that names a position in a list.
 - `_stream`: what a stream does between two pages.
 - `_advance`: `advance`, and `save` with its first commands: their statements, and why a step was not taken.
