@@ -295,8 +295,8 @@ class ProcessRetention:
         NULL. Names, outcomes, error codes and times stay, `updated_at` too, so statistics stay true. The version goes
         up by one, so that an object that was read before cannot write its state back.
 
-        Safe to repeat. Do repeat it if a reply arrives later: its data is stored like any other's. One round trip; locks
-        the process FOR NO KEY UPDATE.
+        Safe to repeat. Do repeat it if a reply arrives later: its data is stored like any other's. One round trip;
+        locks the process FOR NO KEY UPDATE.
 
         Args:
             domain: The process's domain.

@@ -294,13 +294,30 @@ def test_the_command_prints_what_a_pipe_can_run(shared_url: str, newest_server: 
         assert granted(shared_url, role) == RIGHTS
 
 
-@pytest.mark.parametrize("arguments", [[], [""], ["a", "b"], ["-h"], ["--help"], ["--role=a"]], ids=str)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        [""],
+        ["a", "b"],
+        ["-h"],
+        ["--help"],
+        ["--role=a"],
+        ["a", "--for", "owner"],
+        ["a", "--for"],
+        ["--for", "reader"],
+    ],
+    ids=str,
+)
 def test_wrong_usage_prints_nothing_that_a_pipe_would_run(
     capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     assert main(arguments) == 2
     printed = capsys.readouterr()
-    assert printed.err.splitlines()[0] == "usage: python -m commandbus_process.grants ROLE"
+    assert (
+        printed.err.splitlines()[0]
+        == "usage: python -m commandbus_process.grants ROLE [--for application|reader|purger]"
+    )
     assert printed.out == ""
 
 
