@@ -81,7 +81,7 @@ async def left(engine: AsyncEngine) -> set[UUID]:
 async def steps_by_process(engine: AsyncEngine) -> dict[UUID, int]:
     statement = select(process_audit.c.process_id, func.count()).group_by(process_audit.c.process_id)
     async with engine.connect() as connection:
-        return {process_id: number for process_id, number in await connection.execute(statement)}
+        return {row[0]: row[1] for row in await connection.execute(statement)}
 
 
 async def last(purge: AsyncIterable[PurgeProgress]) -> PurgeProgress:

@@ -3,7 +3,6 @@
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
-from uuid import UUID
 
 import pytest
 from sqlalchemy import text
@@ -106,13 +105,9 @@ async def test_every_progress_is_committed_and_stopping_leaves_nothing_open(
     assert first == PurgeProgress(2, 4, END - days(89))
     assert len(await left(administrator)) == 2
     await purge.aclose()
+    held = text("SELECT count(*) FROM pg_locks WHERE relation = 'commandbus.process'::regclass")
     async with purger.connect() as connection:
-        assert (
-            await connection.scalar(
-                text("SELECT count(*) FROM pg_locks WHERE relation = 'commandbus.process'::regclass")
-            )
-            == 0
-        )
+        assert await connection.scalar(held) == 0
     assert await last(retention.purge(DOMAIN, ended_before=END)) == PurgeProgress(2, 4, None)
 
 
@@ -179,11 +174,10 @@ async def test_what_before_delete_raises_rolls_its_batch_back(
 ) -> None:
     await store(administrator, [ended(created=90 - number) for number in range(4)])
     archive = Archive(fail_at=1)
-    progress: list[PurgeProgress] = []
+    purge = retention.purge(DOMAIN, ended_before=END, batch_size=2, before_delete=archive)
+    assert await anext(purge) == PurgeProgress(2, 4, END - days(89))
     with pytest.raises(OSError, match="full"):
-        async for each in retention.purge(DOMAIN, ended_before=END, batch_size=2, before_delete=archive):
-            progress.append(each)
-    assert progress == [PurgeProgress(2, 4, END - days(89))]
+        await anext(purge)
     kept = await left(administrator)
     assert len(kept) == 2
     assert await steps_by_process(administrator) == dict.fromkeys(kept, 2)
@@ -205,7 +199,7 @@ async def test_what_before_delete_writes_is_committed_with_the_deletes(
 
     await anext(retention.purge(DOMAIN, ended_before=END, batch_size=2, before_delete=archive))
     async with administrator.connect() as connection:
-        archived: set[UUID] = set((await connection.execute(text("SELECT process_id FROM archive"))).scalars())
+        archived = set((await connection.execute(text("SELECT process_id FROM archive"))).scalars())
     assert archived == {each.process_id for each in processes} - await left(administrator)
     assert len(archived) == 2
 
