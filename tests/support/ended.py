@@ -6,14 +6,16 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import func, select
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from commandbus_process import (
     JsonObject,
     PostgresProcessRepository,
     ProcessAuditEntry,
     ProcessMetadata,
+    ProcessRetention,
     ProcessStatus,
+    ProcessWithTrail,
     PurgeProgress,
     ReplyOutcome,
 )
@@ -91,3 +93,21 @@ async def last(purge: AsyncIterable[PurgeProgress]) -> PurgeProgress:
         progress = each
     assert progress is not None
     return progress
+
+
+async def retain(purger: AsyncEngine, administrator: AsyncEngine) -> None:
+    """Call every method of the retention, and check that each did its work."""
+    retention = ProcessRetention(purger)
+    to_erase, to_purge = ended(ended=-1), ended()
+    await store(administrator, [to_erase, to_purge])
+    assert await retention.erase(DOMAIN, to_erase.process_id)
+    archived: list[ProcessWithTrail] = []
+
+    async def archive(_conn: AsyncConnection, batch: list[ProcessWithTrail]) -> None:
+        archived.extend(batch)
+
+    [previewed] = await retention.preview(DOMAIN, ended_before=END)
+    purged = await last(retention.purge(DOMAIN, ended_before=END, before_delete=archive))
+    assert (previewed.processes, previewed.steps, len(archived)) == (1, 2, 1)
+    assert purged == PurgeProgress(1, 2, None)
+    assert await last(retention.purge(DOMAIN, ended_before=END + days(9))) == PurgeProgress(1, 2, None)

@@ -207,7 +207,6 @@ async def test_killed_at_random_points_and_run_again(
     doomed: AsyncEngine,
     retention: ProcessRetention,
     administrator: AsyncEngine,
-    server: Server,
     how: str,
     seed: int,
 ) -> None:

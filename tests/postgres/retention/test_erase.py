@@ -69,10 +69,13 @@ async def test_the_contents_go_and_the_rest_stays(
     assert await repository.get_by_id(DOMAIN, other.process_id) == untouched
     assert all(entry.command_data for entry in await repository.get_audit_trail(DOMAIN, other.process_id))
     async with administrator.connect() as connection:
-        everything = f"SELECT p::text || a::text FROM commandbus.process p JOIN commandbus.process_audit a USING (process_id) WHERE process_id = '{process.process_id}'"  # noqa: E501
-        assert not [
-            row for row in (await connection.execute(text(everything))).scalars() if "Ada" in row or "Main" in row
-        ]
+        everything = text(
+            "SELECT p::text || a::text FROM commandbus.process p "
+            "JOIN commandbus.process_audit a USING (process_id) WHERE process_id = :process_id"
+        )
+        texts = (await connection.execute(everything, {"process_id": process.process_id})).scalars().all()
+    assert len(texts) == 2
+    assert not [each for each in texts if "Ada" in each or "Main" in each or "order 7" in each]
 
 
 async def test_a_second_time_there_is_nothing_to_erase(

@@ -63,7 +63,7 @@ async def test_the_bytes_are_those_of_the_rows(
     execute(
         database_url,
         "UPDATE commandbus.process SET state = jsonb_build_object('blob', "
-        "(SELECT string_agg(md5(random()::text || process_id::text), '') FROM generate_series(1, 300)))",
+        "(SELECT string_agg(md5(process_id::text || n), '') FROM generate_series(1, 300) AS n))",
     )
     async with administrator.connect() as connection:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
