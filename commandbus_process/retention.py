@@ -224,10 +224,11 @@ class ProcessRetention:
         with translated_errors("domain"):
             await connection.execute(_retention.READ_COMMITTED)
             statement = _retention.lock_due(listing.statuses, listing.given)
-            row = (await connection.execute(statement, {**listing.parameters, **values})).one()
-        seen, last_key, last_id, held = row
-        # The key is the text of a JSON string.
-        last_key = None if last_key is None else last_key[1:-1]
+            found = (await connection.execute(statement, {**listing.parameters, **values})).one()
+        seen: int = found.seen
+        last_key: str | None = None if found.last_key is None else found.last_key[1:-1]  # the text of a JSON string
+        last_id: UUID | None = found.last_id
+        held: list[UUID] | None = found.held
         if not held:
             return _Batch(seen, last_key, last_id, 0, 0)
         of_batch = {**values, "key_domain": listing.parameters["key_domain"], "process_ids": held}

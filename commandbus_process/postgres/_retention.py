@@ -56,8 +56,12 @@ _IS_DUE = and_(
 )
 
 
+# Qualified, like every function that the library calls.
+_COUNT = func.pg_catalog.count(literal_column("*"), type_=BigInteger())
+
+
 @cache
-def lock_due(statuses: tuple[str, ...], given: frozenset[str]) -> Select[Any]:
+def lock_due(statuses: tuple[str, ...], given: frozenset[str]) -> Select[*tuple[Any, ...]]:
     """Return the statement that looks at the next processes of the list, and locks those that are due.
 
     It reads a fixed number of rows, due or not, so a batch never reads without end. It returns one row: how many rows
@@ -81,7 +85,7 @@ def lock_due(statuses: tuple[str, ...], given: frozenset[str]) -> Select[Any]:
     last = select(seen.c.sort_key, seen.c.process_id).order_by(*sorted_by(seen, "sort_key", newest_first=True))
     last_seen = last.limit(ONE).subquery("last_seen")
     return select(
-        select(func.count()).select_from(seen).scalar_subquery().label("seen"),
+        select(_COUNT).select_from(seen).scalar_subquery().label("seen"),
         select(cast(func.pg_catalog.to_json(last_seen.c.sort_key), Text))
         .select_from(last_seen)
         .scalar_subquery()
@@ -92,7 +96,7 @@ def lock_due(statuses: tuple[str, ...], given: frozenset[str]) -> Select[Any]:
 
 
 @cache
-def delete_ended(statuses: tuple[str, ...]) -> Select[Any]:
+def delete_ended(statuses: tuple[str, ...]) -> Select[*tuple[Any, ...]]:
     """Return the statement that deletes the locked processes and their steps, and returns both numbers.
 
     Status and end are checked once more, in the same statement. It is not the statement that locks: this one begins
@@ -115,8 +119,8 @@ def delete_ended(statuses: tuple[str, ...]) -> Select[Any]:
     )
     processes = delete(process).where(names_equal(process, due, PROCESS_KEY)).returning(ONE.label("one")).cte("deleted")
     return select(
-        select(func.count()).select_from(processes).scalar_subquery().label("processes"),
-        select(func.count()).select_from(steps).scalar_subquery().label("steps"),
+        select(_COUNT).select_from(processes).scalar_subquery().label("processes"),
+        select(_COUNT).select_from(steps).scalar_subquery().label("steps"),
     )
 
 
@@ -138,10 +142,10 @@ def _size(table: Table) -> ColumnElement[int]:
 
 
 @cache
-def preview(statuses: tuple[str, ...]) -> Select[Any]:
+def preview(statuses: tuple[str, ...]) -> Select[*tuple[Any, ...]]:
     """Return the statement that counts what is due, by type and by the month of its end in UTC."""
     steps = (
-        select(func.count().label("steps"), func.sum(_size(process_audit)).label("bytes"))
+        select(_COUNT.label("steps"), func.pg_catalog.sum(_size(process_audit)).label("bytes"))
         .where(names_equal(process_audit, process, PROCESS_KEY))
         .lateral("trail")
     )
@@ -152,13 +156,13 @@ def preview(statuses: tuple[str, ...]) -> Select[Any]:
         literal_column("'-infinity'"),
         type_=String(),
     )
-    size = func.sum(_size(process) + func.coalesce(steps.c.bytes, literal_column("0")))
+    size = func.pg_catalog.sum(_size(process) + func.coalesce(steps.c.bytes, literal_column("0")))
     return (
         select(
             process.c.process_type,
             month.label("month"),
-            func.count().label("processes"),
-            cast(func.sum(steps.c.steps), BigInteger).label("steps"),
+            _COUNT.label("processes"),
+            cast(func.pg_catalog.sum(steps.c.steps), BigInteger).label("steps"),
             cast(size, BigInteger).label("bytes"),
         )
         .select_from(process.join(steps, literal_column("true")))
@@ -182,10 +186,16 @@ def _emptied(table: Table, erased: tuple[str, ...]) -> dict[str, ColumnElement[A
 
 
 def _differs(table: Table, values: dict[str, ColumnElement[Any]]) -> ColumnElement[bool]:
-    return or_(false(), *(table.c[name].is_distinct_from(value) for name, value in values.items()))
+    return or_(
+        false(),
+        *(
+            table.c[name].is_not(None) if table.c[name].nullable else table.c[name] != value
+            for name, value in values.items()
+        ),
+    )
 
 
-def _erase() -> Select[Any]:
+def _erase() -> Select[*tuple[Any, ...]]:
     of_process, of_entry = _emptied(process, ERASED), _emptied(process_audit, ERASED_ENTRY)
     held = select(*process.primary_key, process.c.status).where(IS_PROCESS).with_for_update(key_share=True).cte("held")
     is_ended = held.c.status.in_([literal_column(f"'{status}'", String()) for status in TERMINAL])

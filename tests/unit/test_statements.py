@@ -12,7 +12,7 @@ from sqlalchemy import ClauseElement
 
 from commandbus_process import ProcessStatus
 from commandbus_process._arguments import sorted_statuses
-from commandbus_process.postgres import _listing, _pages
+from commandbus_process.postgres import _listing, _pages, _retention
 from tests.support import ROOT
 from tests.support.databases import DIALECT
 from tests.support.statements import STATEMENTS
@@ -39,6 +39,11 @@ def statements() -> Iterator[tuple[str, ClauseElement]]:
     yield "page_by_deadline", _pages.summaries(TWO, on | {"deadline_before"}, newest_first=False, steps=False)
     yield "stream", _pages.processes(TWO, on, newest_first=False)
     yield "stream_consistent", _pages.processes(TWO, frozenset(), newest_first=False)
+    due = frozenset({"created_before", "limit"})
+    yield "lock_due_first", _retention.lock_due(_retention.TERMINAL, due)
+    yield "lock_due", _retention.lock_due(("FAILED",), due | {"after_key", "after_id"})
+    yield "delete_ended", _retention.delete_ended(_retention.TERMINAL)
+    yield "preview_ended", _retention.preview(_retention.TERMINAL)
     yield "count", _pages.count(TWO, frozenset({"limit"}))
 
 

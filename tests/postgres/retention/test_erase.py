@@ -62,7 +62,7 @@ async def test_the_contents_go_and_the_rest_stays(
     assert await retention.erase(DOMAIN, process.process_id, conn)
     await commit(conn)
 
-    emptied = {"state": {}, "error_message": None, "business_key": None, "version": 2}
+    emptied: dict[str, object] = {"state": {}, "error_message": None, "business_key": None, "version": 2}
     assert await repository.get_by_id(DOMAIN, process.process_id) == before.model_copy(update=emptied)
     without_data = [entry.model_copy(update={"command_data": None, "reply_data": None}) for entry in trail]
     assert await repository.get_audit_trail(DOMAIN, process.process_id) == without_data
