@@ -23,8 +23,9 @@ UPDATE that writes the same values again is not a change. But if other software 
 new time, that is rejected. INSERT and TRUNCATE are not checked. The application's role has no right to TRUNCATE.
 
 They are no part of the migrations. Citus refuses triggers on distributed tables, and adopted tables have other writers,
-which may change or delete what the triggers protect. Row-level security cannot replace them: with a policy on a table,
-COPY into it fails, and `save_many` uses COPY.
+which may change or delete what the triggers protect. A row-level security policy could keep processes that have not
+ended, too. But then PostgreSQL refuses COPY, so `save_many` would have to use INSERT, which is slower, and every other
+writer would need a policy of its own.
 
 If you have to change such a row, the owner disables the trigger, and enables it again in the same transaction:
 
