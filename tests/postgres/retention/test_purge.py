@@ -19,8 +19,8 @@ from commandbus_process import (
     PurgeProgress,
     StoredDataError,
 )
-from tests.support.databases import async_url, execute, write_unchecked
-from tests.support.ended import END, days, ended, last, left, steps_by_process, store
+from tests.support.databases import Server, as_role, async_url, execute, write_unchecked
+from tests.support.ended import END, days, ended, last, left, retain, steps_by_process, store
 from tests.support.items import DOMAIN
 
 OF_EACH_STATUS = [(status, ended(status=status, completed_at=END - days(60))) for status in ProcessStatus]
@@ -260,3 +260,18 @@ async def test_a_reused_id_is_a_new_process(retention: ProcessRetention, adminis
     await repository.save(new)
     assert new.version == 1
     assert await repository.get_audit_trail(DOMAIN, old.process_id) == []
+
+
+@pytest.mark.own_database
+async def test_in_another_schema(database_url: str, server: Server, purger_level: str) -> None:
+    execute(database_url, "ALTER SCHEMA commandbus RENAME TO elsewhere")
+    engines = [
+        create_async_engine(async_url(url), isolation_level=level)
+        for url, level in [(database_url, "READ COMMITTED"), (as_role(database_url, server.purger), purger_level)]
+    ]
+    administrator, purger = (
+        engine.execution_options(schema_translate_map={"commandbus": "elsewhere"}) for engine in engines
+    )
+    await retain(purger, administrator)
+    for engine in engines:
+        await engine.dispose()
