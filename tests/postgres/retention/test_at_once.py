@@ -55,7 +55,8 @@ async def test_what_another_purge_holds_is_skipped(retention: ProcessRetention, 
 
     first = asyncio.ensure_future(anext(retention.purge(DOMAIN, ended_before=END, batch_size=2, before_delete=archive)))
     await holds.wait()
-    assert (await last(retention.purge(DOMAIN, ended_before=END))).processes == 2
+    async with asyncio.timeout(30):
+        assert (await last(retention.purge(DOMAIN, ended_before=END))).processes == 2
     go_on.set()
     assert (await first).processes == 2
     assert await numbers(administrator) == (0, 0)
@@ -68,7 +69,8 @@ async def test_what_a_writer_holds_is_left_for_the_next_purge(
     await store(administrator, [held, free])
     async with administrator.begin() as conn:
         await repository.get_by_id(DOMAIN, held.process_id, conn, for_update=True)
-        assert await last(retention.purge(DOMAIN, ended_before=END)) == PurgeProgress(1, 2, None)
+        async with asyncio.timeout(30):
+            assert await last(retention.purge(DOMAIN, ended_before=END)) == PurgeProgress(1, 2, None)
     assert await left(administrator) == {held.process_id}
     assert await last(retention.purge(DOMAIN, ended_before=END)) == PurgeProgress(1, 2, None)
 
