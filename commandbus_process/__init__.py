@@ -9,6 +9,7 @@ from commandbus_process.errors import (
     ProcessAlreadyExistsError,
     ProcessError,
     ProcessLockedError,
+    ProcessNotEndedError,
     ProcessNotFoundError,
     ProcessRepositoryError,
     ReplyConflictError,
@@ -36,6 +37,7 @@ from commandbus_process.postgres import (
     run_in_transaction,
 )
 from commandbus_process.repository import OnUnreadable, ProcessRepository
+from commandbus_process.retention import ProcessRetention, ProcessWithTrail, PurgePreview, PurgeProgress
 from commandbus_process.summaries import BacklogGroup, Count, OpenCommand, Page, ProcessSummary, StepStatistics
 
 __all__ = [
@@ -57,12 +59,17 @@ __all__ = [
     "ProcessFilter",
     "ProcessLockedError",
     "ProcessMetadata",
+    "ProcessNotEndedError",
     "ProcessNotFoundError",
     "ProcessRepository",
     "ProcessRepositoryError",
+    "ProcessRetention",
     "ProcessStatus",
     "ProcessStream",
     "ProcessSummary",
+    "ProcessWithTrail",
+    "PurgePreview",
+    "PurgeProgress",
     "ReplyConflictError",
     "ReplyOutcome",
     "StepAlreadyLoggedError",

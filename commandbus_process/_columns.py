@@ -32,6 +32,11 @@ WRITTEN_BY_UPDATE = _set_by(process, SetBy.UPDATE, SetBy.DATABASE)
 """The columns that an UPDATE of a process writes, with those that the database sets in it."""
 
 LOGGED = _set_by(process_audit, SetBy.COMMAND, SetBy.REPLY)
+ERASED = names(column for column in process.c if column.info["erased"])
+"""The columns of a process that `erase` empties."""
+ERASED_ENTRY = names(column for column in process_audit.c if column.info["erased"])
+WRITTEN_BY_ERASE = (*ERASED, str(process.c.version.name))
+
 ENTRY = tuple(name for name in LOGGED if name not in PROCESS_KEY)
 REPLY = _set_by(process_audit, SetBy.REPLY)
 

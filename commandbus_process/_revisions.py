@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from alembic import op
 from alembic.util import CommandError
-from psycopg import sql
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
@@ -40,8 +39,8 @@ def lock_tables(*names: str) -> None:
             return
         time.sleep(random.uniform(0.5, 1.5) * _PAUSE)  # noqa: S311 - no secret
     raise CommandError(
-        f"could not lock {tables} in {_TRIES} tries: a transaction uses them all the time. Nothing of this revision was "
-        "done. End the transaction, or upgrade at another time"
+        f"could not lock {tables} in {_TRIES} tries: a transaction uses them. Nothing of this revision was done. "
+        "End the transaction, or upgrade at another time"
     )
 
 
@@ -103,7 +102,7 @@ def _create_concurrently(connection: Connection, name: str, table: str, definiti
 
 _FIND_INDEX = text(
     "SELECT indisvalid, pg_catalog.pg_get_indexdef(indexrelid) FROM pg_catalog.pg_index "
-    "WHERE indexrelid = pg_catalog.to_regclass(:name)"
+    "WHERE indexrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(:name)::oid"
 )
 
 
@@ -114,7 +113,5 @@ def _is_missing(connection: Connection, name: str, table: str, definition: str) 
         return True
     wanted = f"CREATE INDEX {name} ON commandbus.{table} USING btree {definition}"
     if found[1] != wanted:
-        raise CommandError(
-            f"the index {sql.Identifier('commandbus', name).as_string()} is not the one that is needed: rename it, then upgrade again"
-        )
+        raise CommandError(f"commandbus.{name} is not the index that is needed; rename it, then upgrade again")
     return False

@@ -125,6 +125,18 @@ class ProcessNotFoundError(ProcessError, LookupError):
         return self.can_come
 
 
+class ProcessNotEndedError(ProcessError):
+    """The process has not ended, so it cannot be erased. Nothing was written.
+
+    Attributes:
+        status: The status that is stored.
+    """
+
+    def __init__(self, domain: str, process_id: UUID, status: str) -> None:
+        self.status = status
+        super().__init__(domain, process_id, f"has not ended: its status is {status}; end it first")
+
+
 class ConcurrentUpdateError(ProcessError):
     """Another transaction changed the process, or one of its steps, since this one read it. Nothing was written.
 

@@ -1,54 +1,106 @@
-"""Print the GRANT statements for an application's role: the rights that it needs, and no more.
+"""Print the GRANT statements for a role: the rights that it needs for its purpose, and no more.
 
     python -m commandbus_process.grants ROLE | psql -v ON_ERROR_STOP=1 -1 "$DATABASE_URL"
+    python -m commandbus_process.grants ROLE --for purger | psql -v ON_ERROR_STOP=1 -1 "$DATABASE_URL"
 
-Use two roles. A migrator owns the schema `commandbus` and runs Alembic. The application's role gets the rights that are
-printed here. It can read both tables, insert rows, and update the columns that the repository updates. It cannot delete
-rows, change definitions or change what was sent. It can read Alembic's version table, and not write it.
+Use a migrator, which owns the schema `commandbus` and runs Alembic, and a role for each purpose:
+
+- `application`, the default: uses the repository. It can read both tables, insert rows, and update the columns that the
+  repository updates. It cannot delete rows, change definitions or change what was sent. It can read Alembic's version
+  table, and not write it.
+- `reader`: uses the queries. It can read both tables and the version table, and change nothing.
+- `purger`: uses the retention. It can read both tables, delete rows, and update the columns that `erase` empties. It
+  cannot insert.
 
 Run this again after each upgrade of the schema, before you start the new version of the application: a new column needs
 its right.
 
-Rights and CHECKs cannot compare a row with its earlier version. If you want the database to protect recorded replies,
-install the triggers of `commandbus_process.guards`.
+Rights and CHECKs cannot compare a row with its earlier version, or keep the purger from a process that has not ended.
+If you want the database to do that, install the triggers of `commandbus_process.guards`.
 """
 
+import argparse
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypeAlias, get_args
 
 from psycopg import sql
+from typing_extensions import override
 
-from commandbus_process._columns import LOGGED, REPLY, SAVED, WRITTEN_BY_UPDATE
+from commandbus_process._columns import ERASED_ENTRY, LOGGED, REPLY, SAVED, WRITTEN_BY_ERASE, WRITTEN_BY_UPDATE
 from commandbus_process.tables import VERSION_TABLE, metadata, process, process_audit
 
+Purpose: TypeAlias = Literal["application", "reader", "purger"]
+"""What a role is for."""
 
-def grant_statements(role: str) -> list[str]:
-    """Return the GRANT statements for an application's role. The schema's owner runs them. They can be run again.
+_SCHEMA = f"SCHEMA {metadata.schema}"
+_SEQUENCE = f"SEQUENCE {metadata.schema}.process_audit_id_seq"
+_REVISION = f"{metadata.schema}.{VERSION_TABLE}"
+_PROCESS, _AUDIT = process.fullname, process_audit.fullname
+
+
+def _on(right: str, columns: Sequence[str]) -> str:
+    return f"{right} ({', '.join(columns)})"
+
+
+_RIGHTS: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "application": {
+        _SCHEMA: ["USAGE"],
+        _PROCESS: ["SELECT", _on("INSERT", SAVED), _on("UPDATE", WRITTEN_BY_UPDATE)],
+        _AUDIT: ["SELECT", _on("INSERT", LOGGED), _on("UPDATE", REPLY)],
+        _SEQUENCE: ["USAGE"],
+        _REVISION: ["SELECT"],
+    },
+    "reader": {_SCHEMA: ["USAGE"], _PROCESS: ["SELECT"], _AUDIT: ["SELECT"], _REVISION: ["SELECT"]},
+    "purger": {
+        _SCHEMA: ["USAGE"],
+        _PROCESS: ["SELECT", "DELETE", _on("UPDATE", WRITTEN_BY_ERASE)],
+        _AUDIT: ["SELECT", "DELETE", _on("UPDATE", ERASED_ENTRY)],
+    },
+}
+
+
+def grant_statements(role: str, purpose: Purpose = "application") -> list[str]:
+    """Return the GRANT statements for a role. The schema's owner runs them. They can be run again.
 
     Args:
         role: The role's name. Do not quote it: this function does. The role must exist.
+        purpose: What the role is for: `application`, `reader` or `purger`.
+
+    Raises:
+        ValueError: There is no such purpose.
     """
+    if purpose not in _RIGHTS:
+        raise ValueError(f"purpose must be one of {', '.join(_RIGHTS)}")
     grantee = sql.Identifier(role).as_string()
-    schema = metadata.schema
-    rights = {
-        f"SCHEMA {schema}": "USAGE",
-        process.fullname: _rights(SAVED, WRITTEN_BY_UPDATE),
-        process_audit.fullname: _rights(LOGGED, REPLY),
-        f"SEQUENCE {schema}.process_audit_id_seq": "USAGE",
-        f"{schema}.{VERSION_TABLE}": "SELECT",
-    }
-    return [f"GRANT {right} ON {target} TO {grantee}" for target, right in rights.items()]
+    return [f"GRANT {', '.join(rights)} ON {target} TO {grantee}" for target, rights in _RIGHTS[purpose].items()]
 
 
-def _rights(inserted: tuple[str, ...], updated: tuple[str, ...]) -> str:
-    return f"SELECT, INSERT ({', '.join(inserted)}), UPDATE ({', '.join(updated)})"
+class _Parser(argparse.ArgumentParser):
+    @override
+    def print_usage(self, file: object = None) -> None:
+        sys.stderr.write(f"{self.format_usage()}\n{__doc__}\n")
 
 
 def main(arguments: list[str]) -> int:
     """Print the statements as a script for psql."""
-    if len(arguments) != 1 or arguments[0].startswith("-") or not arguments[0]:
-        sys.stderr.write("usage: python -m commandbus_process.grants ROLE\n\n" + (__doc__ or ""))
+    # Without `--help`: it would be printed to a pipe that runs it.
+    parser = _Parser(
+        prog="python -m commandbus_process.grants",
+        usage="%(prog)s ROLE [--for application|reader|purger]",
+        add_help=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("role")
+    parser.add_argument("--for", dest="purpose", choices=get_args(Purpose), default="application")
+    try:
+        parsed = parser.parse_args(arguments)
+        if not parsed.role:
+            parser.error("ROLE must not be empty")
+    except SystemExit:
         return 2
-    sys.stdout.write("".join(f"{statement};\n" for statement in grant_statements(arguments[0])))
+    statements = grant_statements(parsed.role, parsed.purpose)
+    sys.stdout.write("".join(f"{statement};\n" for statement in statements))
     return 0
 
 

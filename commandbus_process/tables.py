@@ -54,9 +54,9 @@ class SetBy(Enum):
     """The database: by a default on INSERT and, in `process`, by an expression in each UPDATE."""
 
 
-def _info(*set_by: SetBy, enum: type[StrEnum] | None = None) -> dict[str, Any]:
-    """Return a column's `info`: who sets it, and the enumeration that its values belong to, if any."""
-    return {"set_by": frozenset(set_by), "enum": enum}
+def _info(*set_by: SetBy, enum: type[StrEnum] | None = None, erased: bool = False) -> dict[str, Any]:
+    """Return a column's `info`: who sets it, the enumeration of its values, if any, and whether `erase` empties it."""
+    return {"set_by": frozenset(set_by), "enum": enum, "erased": erased}
 
 
 _KEPT = _info(SetBy.SAVE)
@@ -65,6 +65,10 @@ _STATUS = _info(SetBy.SAVE, SetBy.UPDATE, enum=ProcessStatus)
 _TOUCHED = _info(SetBy.SAVE, SetBy.DATABASE)
 _COUNTED = _info(SetBy.DATABASE)
 _NOT_USED_YET = _info()
+_KEPT_ERASED = _info(SetBy.SAVE, erased=True)
+_CHANGED_ERASED = _info(SetBy.SAVE, SetBy.UPDATE, erased=True)
+_SENT_ERASED = _info(SetBy.COMMAND, erased=True)
+_REPLY_ERASED = _info(SetBy.REPLY, erased=True)
 _SENT = _info(SetBy.COMMAND)
 _REPLIED = _info(SetBy.REPLY)
 _OUTCOME = _info(SetBy.REPLY, enum=ReplyOutcome)
@@ -85,15 +89,21 @@ process = Table(
     Column("process_type", String(255), nullable=False, info=_KEPT),
     Column("status", String(50), nullable=False, server_default="PENDING", info=_STATUS),
     Column("current_step", String(255), info=_CHANGED),  # NULL: no step begun, or none left
-    Column("state", JSONB(none_as_null=True), nullable=False, server_default=text("'{}'::jsonb"), info=_CHANGED),
+    Column(
+        "state",
+        JSONB(none_as_null=True),
+        nullable=False,
+        server_default=text("'{}'::jsonb"),
+        info=_CHANGED_ERASED,
+    ),
     Column("error_code", String(255), info=_CHANGED),
-    Column("error_message", Text, info=_CHANGED),
+    Column("error_message", Text, info=_CHANGED_ERASED),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now(), info=_KEPT),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now(), info=_TOUCHED),
     Column("completed_at", DateTime(timezone=True), info=_CHANGED),  # NULL: not ended
     # For optimistic concurrency. now() and xmin alone do not suffice: two updates in one transaction share them.
     Column("version", BigInteger, nullable=False, server_default=text(str(FIRST_VERSION)), info=_COUNTED),
-    Column("business_key", String(255), info=_KEPT),  # what people call the process: an order number
+    Column("business_key", String(255), info=_KEPT_ERASED),  # what people call the process: an order number
     Column("deadline", DateTime(timezone=True), info=_CHANGED),  # when somebody must look if nothing came
     Column("state_version", Integer, info=_NOT_USED_YET),  # NULL: 1
     PrimaryKeyConstraint("domain", "process_id", name="process_pkey"),
@@ -123,10 +133,10 @@ process_audit = Table(
     Column("step_name", String(255), nullable=False, info=_SENT),
     Column("command_id", Uuid, nullable=False, info=_SENT),
     Column("command_type", String(255), nullable=False, info=_SENT),
-    Column("command_data", JSONB(none_as_null=True), info=_SENT),  # NULL: the command has no data
+    Column("command_data", JSONB(none_as_null=True), info=_SENT_ERASED),  # NULL: the command has no data
     Column("sent_at", DateTime(timezone=True), nullable=False, info=_SENT),
     Column("reply_outcome", String(50), info=_OUTCOME),  # NULL: not replied yet
-    Column("reply_data", JSONB(none_as_null=True), info=_REPLIED),
+    Column("reply_data", JSONB(none_as_null=True), info=_REPLY_ERASED),
     Column("received_at", DateTime(timezone=True), info=_REPLIED),
     Column("compensates", Uuid, info=_SENT),  # the command that this one undoes; NULL: it undoes none
     # Every key begins with the process, so that both tables can be distributed by it. This index also serves the trail

@@ -41,8 +41,8 @@ BEGIN
     INTO groups, listing
     FROM numbered;
     IF groups > 0 THEN
-        RAISE EXCEPTION E'nothing was changed: % command(s) are logged more than once in commandbus.process_audit, '
-            'which revision 0002 forbids. Keep one row of each, then upgrade again. The first 20 at most:\\n  %',
+        RAISE EXCEPTION E'revision 0002 has changed nothing: % command(s) are logged more than once in '
+            'commandbus.process_audit. Keep one row of each, then upgrade again. The first 20 at most:\\n  %',
             groups, listing;
     END IF;
 END

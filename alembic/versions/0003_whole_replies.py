@@ -39,8 +39,8 @@ BEGIN
     INTO torn, listing
     FROM numbered;
     IF torn > 0 THEN
-        RAISE EXCEPTION E'nothing was changed: % repl(ies) in commandbus.process_audit have an outcome without '
-            'a time or a time without an outcome, which revision 0003 forbids. Complete or empty them, then upgrade '
+        RAISE EXCEPTION E'revision 0003 has changed nothing: % repl(ies) in commandbus.process_audit have an outcome '
+            'without a time or a time without an outcome. Complete or empty them, then upgrade '
             'again. The first 20 at most:\\n  %', torn, listing;
     END IF;
 END

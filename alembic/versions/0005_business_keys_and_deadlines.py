@@ -3,9 +3,9 @@
 Adds three nullable columns without a default. Older versions of this library and plain SQL go on working, because they
 need not know them.
 
-Takes an ACCESS EXCLUSIVE lock on `process` for a moment, to add the columns. It scans nothing. Then it builds two indexes
-concurrently, so everybody can go on reading and writing: that reads the table twice, and waits until transactions have
-ended that began before. If it is interrupted there, upgrade again.
+Takes an ACCESS EXCLUSIVE lock on `process` for a moment, to add the columns. It scans nothing. Then it builds two
+indexes concurrently, so everybody can go on reading and writing: that reads the table twice, and waits until
+transactions have ended that began before. If it is interrupted there, upgrade again.
 
 Revision ID: 0005
 Revises: 0004

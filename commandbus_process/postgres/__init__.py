@@ -12,6 +12,7 @@ Statements, by feature:
 - `_listing`: a filter as SQL, for everything that lists processes; `find_by_status` and `claim`.
 - `_pages`: pages, streams and counts.
 - `_statistics`: the backlog, the duration of steps, and commands without a reply.
+- `_retention`: delete what has ended, preview that, and erase; `commandbus_process.retention` is its class.
 - `_cursors`: the text that names a position in a list.
 - `_stream`: what a stream does between two pages.
 - `_advance`: `advance`, and `save` with its first commands: their statements, and why a step was not taken.

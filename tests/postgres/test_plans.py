@@ -11,7 +11,7 @@ from sqlalchemy import ClauseElement, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from commandbus_process import PostgresProcessRepository, tables
-from commandbus_process.postgres import _listing
+from commandbus_process.postgres import _listing, _retention
 from tests.support.databases import DIALECT, Server, as_role, async_url, fresh_database
 from tests.support.items import new_entry, new_process
 from tests.support.statements import STATEMENTS
@@ -44,6 +44,13 @@ CLAIMS = {
     for statuses in (FEW, BACKLOG)
     for given in ((), ("process_type",), ("updated_before",), ("process_type", "updated_before"))
 }
+PURGES = {
+    "purge: lock": _retention.lock_due(_retention.TERMINAL, frozenset({"created_before", "limit"})),
+    "purge: lock more": _retention.lock_due(
+        _retention.TERMINAL, frozenset({"created_before", "limit", "after_key", "after_id"})
+    ),
+    "purge: delete": _retention.delete_ended(_retention.TERMINAL),
+}
 SERVED_BY = {
     "UPDATE": ONE_PROCESS,
     "WHY_NOT_WRITTEN": ONE_PROCESS,
@@ -69,6 +76,11 @@ SERVED_BY = {
     "ADVANCE_ON_REPLY_WITH_ONE_SENT": ONE_PROCESS | ONE_STEP,
     "ADVANCE_WITH_SENT": ONE_PROCESS | ONE_STEP,
     "ADVANCE_ON_REPLY_WITH_SENT": ONE_PROCESS | ONE_STEP,
+    "TRAILS": ONE_TRAIL,
+    "ERASE": ONE_PROCESS | ONE_TRAIL,
+    "purge: lock": ONE_STATUS | ONE_PROCESS,
+    "purge: lock more": ONE_STATUS | ONE_PROCESS,
+    "purge: delete": ONE_PROCESS | ONE_TRAIL,
     "find_by_status of few": ONE_STATUS,
     **{name: ONE_STATUS if "of 1" in name else ONE_STATUS | ONE_PROCESS for name in CLAIMS},
 }
@@ -79,7 +91,7 @@ INSERTING = {"SAVE", "SAVE_WITH_ONE_SENT", "SAVE_WITH_SENT", "SAVE_MANY"}
 def statement_of(name: str) -> ClauseElement:
     if name == "find_by_status of few":
         return _listing.find_by_status(FEW)
-    found: ClauseElement = CLAIMS[name] if name in CLAIMS else STATEMENTS[name]
+    found: ClauseElement = {**CLAIMS, **PURGES, **STATEMENTS}[name]
     return found
 
 

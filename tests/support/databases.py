@@ -31,18 +31,22 @@ VERSIONS = ["named"] if NAMED else [NEWEST, 16]
 
 @dataclass(frozen=True)
 class Server:
-    """A running server, with two roles, and a database that has the newest schema for others to be cloned from.
+    """A running server, with four roles, and a database that has the newest schema for others to be cloned from.
 
     Attributes:
         url: The administrator's way in.
         migrator: Owns the schema, and migrated it.
         application: Has what `grants` gives it, and nothing else.
+        reader: The same, for a reader.
+        purger: The same, for a purger.
         template: The name of the migrated database.
     """
 
     url: str
     migrator: str
     application: str
+    reader: str
+    purger: str
     template: str
 
 
@@ -80,21 +84,28 @@ def running_server(version: object = NEWEST) -> Generator[str]:
 @contextmanager
 def prepared_server(version: object = NEWEST) -> Generator[Server]:
     """Give a server with its roles and its migrated database. Everything that was made on it is dropped."""
-    with running_server(version) as url, roles(url) as (migrator, application), fresh_database(url) as database:
+    with running_server(version) as url, roles(url) as names, fresh_database(url) as database:
+        migrator, application, reader, purger = names
         execute(database, f"GRANT CREATE ON DATABASE {make_url(database).database} TO {migrator}")
         owner = as_role(database, migrator)
         upgrade(alembic_config(owner), "head")
-        execute(owner, "; ".join(grant_statements(application)))
+        grants = grant_statements(application), grant_statements(reader, "reader"), grant_statements(purger, "purger")
+        execute(owner, "; ".join(statement for each in grants for statement in each))
         template = make_url(database).database
         assert template is not None
-        yield Server(url, migrator, application, template)
+        yield Server(url, *names, template)
 
 
 @contextmanager
-def roles(server_url: str) -> Generator[tuple[str, str]]:
-    """Make a migrator and an application's role, without any rights, and drop them."""
+def roles(server_url: str) -> Generator[tuple[str, str, str, str]]:
+    """Make a migrator and roles for an application, a reader and a purger, without any rights, and drop them."""
     suffix = uuid.uuid4().hex
-    names = f"commandbus_migrator_{suffix}", f"commandbus_application_{suffix}"
+    names = (
+        f"commandbus_migrator_{suffix}",
+        f"commandbus_application_{suffix}",
+        f"commandbus_reader_{suffix}",
+        f"commandbus_purger_{suffix}",
+    )
     execute(server_url, "; ".join(f"CREATE ROLE {name}" for name in names))
     try:
         yield names
@@ -121,6 +132,14 @@ def execute(url: str, script: str) -> None:
     """Run one or several statements, in one transaction."""
     with psycopg.connect(url) as connection:
         connection.execute(script.encode())
+
+
+def execute_script(url: str, script: str) -> None:
+    """Run the SQL that Alembic has printed: statement by statement, with the transactions that are in it."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        for statement in script.split(";\n\n"):
+            if statement.strip():
+                connection.execute(statement.encode())
 
 
 def write_unchecked(url: str, script: str) -> None:

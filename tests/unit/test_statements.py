@@ -12,7 +12,7 @@ from sqlalchemy import ClauseElement
 
 from commandbus_process import ProcessStatus
 from commandbus_process._arguments import sorted_statuses
-from commandbus_process.postgres import _listing, _pages, _statistics
+from commandbus_process.postgres import _listing, _pages, _retention, _statistics
 from tests.support import ROOT
 from tests.support.databases import DIALECT
 from tests.support.statements import STATEMENTS
@@ -42,6 +42,11 @@ def statements() -> Iterator[tuple[str, ClauseElement]]:
     yield "backlog", _statistics.backlog(frozenset({"process_type"}))
     yield "step_statistics", _statistics.step_statistics(TWO, frozenset({"created_after"}))
     yield "open_steps", _statistics.open_steps(TWO, on | {"after_command"}, before=True)
+    due = frozenset({"created_before", "limit"})
+    yield "lock_due_first", _retention.lock_due(_retention.TERMINAL, due)
+    yield "lock_due", _retention.lock_due(("FAILED",), due | {"after_key", "after_id"})
+    yield "delete_ended", _retention.delete_ended(_retention.TERMINAL)
+    yield "preview_ended", _retention.preview(_retention.TERMINAL)
     yield "count", _pages.count(TWO, frozenset({"limit"}))
 
 

@@ -11,18 +11,20 @@ import pytest
 from alembic import command
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from commandbus_process import JsonObject, PostgresProcessRepository, ProcessMetadata
 from commandbus_process.guards import guard_statements, main
 from commandbus_process.migrations import alembic_config
 from tests.support import ROOT
-from tests.support.databases import Server, as_role, execute, fresh_database
+from tests.support.databases import Server, as_role, async_url, execute, fresh_database
+from tests.support.ended import retain
 from tests.support.everything import do_everything
 from tests.support.schema import COMMAND, FIRST, SECOND, STEP, adopted, attempt, described, revision_of, rows
 
 INSTALL, REMOVE = "; ".join(guard_statements()), "; ".join(guard_statements(remove=True))
 OPEN, REPLIED = UUID(int=8), COMMAND
+ENDED = UUID(int=3)
 PAYLOAD = "hunter2"
 
 PROCESS, AUDIT = "UPDATE commandbus.process SET", "UPDATE commandbus.process_audit SET"
@@ -60,6 +62,30 @@ REFUSED_TO_THE_OWNER = [
         ]
     ),
 ]
+DELETE_PROCESS, DELETE_STEPS = "DELETE FROM commandbus.process", "DELETE FROM commandbus.process_audit"
+OF_ENDED = f"WHERE process_id = '{ENDED}'"
+# Those to which only the purger and the owner have a right.
+REFUSED_TO_THE_PURGER = [
+    ("keep_live_process", f"{DELETE_PROCESS} WHERE process_id = '{SECOND}'"),
+    ("keep_live_process", f"{DELETE_STEPS} {OF_ENDED}; {DELETE_PROCESS} WHERE process_id IN ('{ENDED}', '{SECOND}')"),
+    ("keep_live_steps", f"{DELETE_STEPS} {OF_REPLIED}"),
+    ("keep_live_steps", DELETE_STEPS),
+    ("keep_command", f"{AUDIT} command_data = NULL WHERE command_id = '{OPEN}'"),
+    ("keep_command", f"{AUDIT} command_data = '{{}}' {OF_ENDED}"),
+    ("keep_reply", f"{AUDIT} reply_data = NULL {OF_REPLIED}"),
+    ("keep_reply", f"{AUDIT} reply_data = '{{}}' {OF_ENDED}"),
+    ("keep_process", f"{PROCESS} business_key = NULL WHERE process_id = '{SECOND}'"),
+    ("keep_process", f"{PROCESS} business_key = 'order 8' {OF_ENDED}"),
+    ("keep_version", f"{PROCESS} version = version - 1 {OF_ENDED}"),
+]
+ALLOWED_TO_THE_PURGER = [
+    f"{DELETE_STEPS} {OF_ENDED}; {DELETE_PROCESS} {OF_ENDED}",
+    f"{DELETE_STEPS} {OF_ENDED}",
+    f"WITH steps AS ({DELETE_STEPS} {OF_ENDED}) {DELETE_PROCESS} {OF_ENDED}",
+    f"{AUDIT} command_data = NULL, reply_data = NULL {OF_ENDED}",
+    f"{PROCESS} business_key = NULL, state = '{{}}', error_message = NULL, version = version + 1 {OF_ENDED}",
+    f"{DELETE_PROCESS} WHERE false",
+]
 ALLOWED = [
     f"{AUDIT} reply_outcome = 'SUCCESS', received_at = now(), reply_data = '{{}}' WHERE reply_outcome IS NULL",
     f"{AUDIT} reply_outcome = reply_outcome, received_at = received_at, reply_data = reply_data",
@@ -73,7 +99,6 @@ ALLOWED_TO_THE_OWNER = [
     # An object-relational mapper may write all columns.
     f"{PROCESS} domain = domain, process_type = process_type, created_at = created_at, status = 'FAILED'",
     f"{AUDIT} step_name = step_name, reply_outcome = 'FAILED', received_at = now() WHERE id = 2",
-    f"DELETE FROM commandbus.process_audit {OF_REPLIED}",
     f"{TRIGGER.format('DISABLE')}; {AUDIT} reply_outcome = 'FAILED' {OF_REPLIED}; {TRIGGER.format('ENABLE')}",
 ]
 
@@ -85,14 +110,18 @@ def shared_url(newest_server: Server) -> Iterator[str]:
         execute(
             url,
             f"""
-            INSERT INTO commandbus.process (domain, process_id, process_type, version, state) VALUES
-                ('orders', '{FIRST}', 'order', 3, '{{"password": "{PAYLOAD}"}}'),
-                ('orders', '{SECOND}', 'order', 2, '{{}}');
+            INSERT INTO commandbus.process
+                (domain, process_id, process_type, version, state, status, business_key) VALUES
+                ('orders', '{FIRST}', 'order', 3, '{{"password": "{PAYLOAD}"}}', 'PENDING', NULL),
+                ('orders', '{SECOND}', 'order', 2, '{{}}', 'WAITING', '{PAYLOAD}'),
+                ('orders', '{ENDED}', 'order', 4, '{{}}', 'FAILED', '{PAYLOAD}');
             INSERT INTO {STEP}, command_data, compensates, reply_outcome, reply_data, received_at) VALUES
                 ('orders', '{FIRST}', 'reserve', '{REPLIED}', 'Reserve', now() - interval '1 h', NULL, NULL,
                     'SUCCESS', '{{"amount": 3, "password": "{PAYLOAD}"}}', now() - interval '1 h'),
                 ('orders', '{FIRST}', 'charge', '{OPEN}', 'Charge', now() - interval '1 h', '{{}}', '{REPLIED}',
-                    NULL, NULL, NULL);
+                    NULL, NULL, NULL),
+                ('orders', '{ENDED}', 'reserve', '{UUID(int=9)}', 'Reserve', now() - interval '1 h', '{{"a": 1}}', NULL,
+                    'SUCCESS', '{{"amount": 3}}', now() - interval '1 h');
             """,
         )
         execute(as_role(url, newest_server.migrator), INSTALL)
@@ -127,6 +156,32 @@ def test_what_the_owner_may_not_do(owner: psycopg.Connection[Any], trigger: str,
     attempt(owner, f"{REMOVE}; {statement}")
 
 
+@pytest.fixture(scope="module")
+def purger(shared_url: str, newest_server: Server) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(as_role(shared_url, newest_server.purger)) as connection:
+        yield connection
+
+
+@pytest.mark.parametrize(("trigger", "statement"), REFUSED_TO_THE_PURGER)
+def test_what_the_purger_may_not_do(
+    purger: psycopg.Connection[Any],
+    owner: psycopg.Connection[Any],
+    newest_server: Server,
+    trigger: str,
+    statement: str,
+) -> None:
+    for connection in (purger, owner):
+        assert refused(connection, statement).constraint_name == trigger
+    # It is the trigger alone. The steps of a process have to be gone, too, before it can be deleted.
+    gone = f"{DELETE_STEPS}; " if "DELETE" in statement else ""
+    attempt(owner, f"{REMOVE}; {gone}SET LOCAL ROLE {newest_server.purger}; {statement}")
+
+
+@pytest.mark.parametrize("statement", ALLOWED_TO_THE_PURGER)
+def test_what_the_purger_may_do(purger: psycopg.Connection[Any], statement: str) -> None:
+    attempt(purger, statement)
+
+
 @pytest.mark.parametrize("statement", ALLOWED)
 def test_what_the_application_may_do(application: psycopg.Connection[Any], statement: str) -> None:
     attempt(application, statement)
@@ -149,7 +204,14 @@ async def test_the_library_does_all_of_its_work(guarded_url: str, engine: AsyncE
     await do_everything(engine)
     triggers = "SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal"
     with psycopg.connect(guarded_url) as connection:
-        assert connection.execute(triggers.encode()).fetchone() == (4,)
+        assert connection.execute(triggers.encode()).fetchone() == (6,)
+
+
+@pytest.mark.own_database
+async def test_the_retention_does_all_of_its_work(guarded_url: str, administrator: AsyncEngine, server: Server) -> None:
+    purger = create_async_engine(async_url(as_role(guarded_url, server.purger)))
+    await retain(purger, administrator)
+    await purger.dispose()
 
 
 @pytest.mark.own_database
@@ -180,7 +242,7 @@ def test_installed_twice_and_removed_twice(database_url: str, server: Server) ->
     migrator, before = as_role(database_url, server.migrator), described(database_url)
     for _ in range(2):
         execute(migrator, INSTALL)
-        assert len(made(database_url)) == 6
+        assert len(made(database_url)) == 8
         command.check(alembic_config(migrator))
     assert described(database_url) == before
     for _ in range(2):
@@ -218,7 +280,7 @@ def test_the_command_prints_what_a_pipe_can_run(database_url: str, server: Serve
     assert printed().stdout == install.stdout
     with psycopg.connect(migrator, autocommit=True) as connection:
         connection.execute(install.stdout.encode())
-        assert len(made(database_url)) == 6
+        assert len(made(database_url)) == 8
         connection.execute(remove.stdout.encode())
         assert made(database_url) == []
 

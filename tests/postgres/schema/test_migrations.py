@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from commandbus_process import PostgresProcessRepository, ProcessAuditEntry, ProcessStatus, ReplyOutcome
 from commandbus_process.migrations import alembic_config
 from tests.support import ROOT
-from tests.support.databases import Server, async_url, execute, fresh_database
+from tests.support.databases import Server, async_url, execute, execute_script, fresh_database
 from tests.support.schema import BASELINE, COMMAND, FIRST, SECOND, alembic, described, rows, seed, succeeds
 
 
@@ -193,10 +193,10 @@ def test_offline_sql_makes_the_same_schema(newest_server: Server, empty_database
     script = succeeds("upgrade", "head", "--sql", url=None)
     succeeds("upgrade", "head", url=empty_database_url)
     with fresh_database(newest_server.url) as offline:
-        execute(offline, script)
+        execute_script(offline, script)
         assert described(offline) == described(empty_database_url)
         assert succeeds("current", url=offline).startswith("0005 (head)")
-        execute(offline, succeeds("downgrade", "head:base", "--sql", url=None))
+        execute_script(offline, succeeds("downgrade", "head:base", "--sql", url=None))
         assert all(not rows for rows in described(offline).values())
 
 
@@ -207,9 +207,9 @@ def test_offline_sql_adopts_a_baseline_and_refuses_duplicates(empty_database_url
     script = succeeds("upgrade", "0001:head", "--sql", url=None)
     execute(url, f"UPDATE commandbus.process_audit SET command_id = '{COMMAND}'")
     with pytest.raises(psycopg.errors.RaiseException, match="rows with id 1, 2"):
-        execute(url, script)
+        execute_script(url, script)
     execute(url, f"UPDATE commandbus.process_audit SET command_id = '{UUID(int=8)}' WHERE id = 2")
-    execute(url, script)
+    execute_script(url, script)
     assert succeeds("current", url=url).startswith("0005 (head)")
 
 

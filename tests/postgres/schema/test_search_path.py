@@ -11,7 +11,7 @@ from sqlalchemy import create_engine
 
 from commandbus_process.guards import guard_statements
 from commandbus_process.migrations import alembic_config
-from tests.support.databases import Server, as_role, async_url, execute, fresh_database
+from tests.support.databases import Server, as_role, async_url, execute, execute_script, fresh_database
 from tests.support.schema import SECOND, alembic, seed, succeeds
 
 
@@ -132,7 +132,7 @@ def test_no_hostile_function_runs_when_tables_are_adopted(
         if way == "online":
             return alembic("upgrade", last, url=hostile_url).stderr
         try:
-            execute(hostile_url, succeeds("upgrade", f"{first}:{last}", "--sql", url=None))
+            execute_script(hostile_url, succeeds("upgrade", f"{first}:{last}", "--sql", url=None))
         except psycopg.errors.RaiseException as error:
             return str(error)
         return ""
@@ -142,7 +142,7 @@ def test_no_hostile_function_runs_when_tables_are_adopted(
     if way == "online":
         succeeds("stamp", "0001", url=hostile_url)
     else:
-        execute(hostile_url, succeeds("stamp", "0001", "--sql", url=None))
+        execute_script(hostile_url, succeeds("stamp", "0001", "--sql", url=None))
     assert not was_called(empty_database_url)
     # Both messages name the rows, with the functions for it.
     with psycopg.connect(empty_database_url) as connection:
