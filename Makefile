@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.bench-installed
 
-.PHONY: demo test test-quick lint typecheck check bench bench-check chaos sql format clean
+.PHONY: demo test test-quick lint typecheck check bench bench-check bench-scale chaos sql format clean
 
 demo: $(INSTALLED)  ## replay an event log through the repository; LOG=path.csv names one, DATABASE_URL a server
 	$(BIN)/python -m demo $(if $(LOG),--log '$(LOG)')
@@ -32,6 +32,9 @@ bench: $(BENCH_INSTALLED)  ## measure against hand-written SQL, into benchmarks/
 
 bench-check: $(BENCH_INSTALLED)  ## prove that all sides of the benchmark do the same work; no time is looked at
 	$(BIN)/python -m benchmarks --check
+
+bench-scale: $(BENCH_INSTALLED)  ## measure the queries with 10,000 and 1,000,000 processes, 7 minutes; ARGS="--help" tells the options
+	$(BIN)/python -m benchmarks.scale $(ARGS)
 
 SECONDS ?= 120
 chaos: $(INSTALLED)  ## kill the server under load for SECONDS, at least 20 times and 10,000 operations; SEED repeats a run
