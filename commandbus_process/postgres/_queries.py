@@ -1,6 +1,7 @@
 """The queries: lists, streams and numbers of any number of processes. They only read."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Annotated, Any, Generic, overload
@@ -370,4 +371,21 @@ async def _server_side(
 
         yield read
     finally:
-        await result.close()
+        await _finished(result.close())
+
+
+async def _finished(work: Coroutine[Any, Any, None]) -> None:
+    """Wait for something that must not be interrupted. A cancellation comes after it.
+
+    In a scope of anyio's that is cancelled, each wait is cancelled, again and again.
+    """
+    task = asyncio.create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    task.result()
+    if cancelled is not None:
+        raise cancelled

@@ -52,7 +52,10 @@ def sql_type(column: Column[Any]) -> str:
 
 
 COLUMNS = {"A process": tables.process, "An audit entry": tables.process_audit}
-COLUMN_ROWS = {"A process": rows("A process") + rows("A process", 1), "An audit entry": rows("An audit entry") + rows("An audit entry", 1)}
+COLUMN_ROWS = {
+    "A process": rows("A process") + rows("A process", 1),
+    "An audit entry": rows("An audit entry") + rows("An audit entry", 1),
+}
 
 
 @pytest.mark.parametrize(

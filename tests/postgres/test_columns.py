@@ -185,7 +185,7 @@ async def test_a_process_comes_back_in_each_column(
     assert found is not None
     assert fields(found) == fields(made)
     assert {name for name in vars(found) if vars(found)[name] is None} == {
-        column.name for column in process.c if empty and column.nullable
+        name for name in _columns.READ if empty and process.c[name].nullable
     }
 
 
@@ -282,5 +282,5 @@ async def test_an_entry_comes_back_without_what_is_not_required(repository: Repo
 
 
 def test_each_field_is_a_column() -> None:
-    assert set(ProcessMetadata.model_fields) == set(process.c.keys())
+    assert set(ProcessMetadata.model_fields) == set(process.c.keys()) - {"state_version"}  # not used yet
     assert {*ProcessAuditEntry.model_fields, "id", "domain", "process_id"} == set(process_audit.c.keys())

@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import ClauseElement, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from commandbus_process import PostgresProcessRepository, tables
-from commandbus_process.postgres import _listing, _retention
+from commandbus_process import PostgresProcessRepository, ProcessStatus, tables
+from commandbus_process.postgres import _listing, _pages, _retention, _statistics
 from tests.support.databases import DIALECT, Server, as_role, async_url, fresh_database
 from tests.support.items import new_entry, new_process
 from tests.support.statements import STATEMENTS
@@ -21,10 +21,11 @@ PROCESSES = 32_000
 # Four domains. Most processes have ended, as in any database of some age, and a few of each domain are waiting. Two
 # statuses have a backlog.
 FILL = f"""
-INSERT INTO commandbus.process (domain, process_id, process_type, status, created_at)
+INSERT INTO commandbus.process (domain, process_id, process_type, status, business_key, deadline, created_at)
     SELECT 'domain ' || number % 4, gen_random_uuid(), 'order',
            CASE WHEN number % 500 < 4 THEN 'WAITING'
                 ELSE ('{{WAITING_FOR_TSQ,COMPENSATING,COMPLETED,COMPLETED,COMPLETED}}'::text[])[1 + number / 4 % 5] END,
+           'A-' || number / 4, CASE WHEN number % 3 = 0 THEN now() - number * interval '1 second' END,
            now() - number * interval '1 second'
     FROM generate_series(1, {PROCESSES}) AS number;
 INSERT INTO commandbus.process_audit (domain, process_id, step_name, command_id, command_type, sent_at)
@@ -35,6 +36,8 @@ INSERT INTO commandbus.process_audit (domain, process_id, step_name, command_id,
 ONE_PROCESS = {"process_pkey"}
 ONE_STATUS = {"idx_process_status_created"}
 ONE_STEP = {"process_audit_command_key"}
+BY_DEADLINE = {"idx_process_deadline"}
+BY_KEY = {"idx_process_business_key"}
 # Both keys of the trail begin with the process; which one is read does not matter.
 ONE_TRAIL = {"process_audit_pkey", "process_audit_command_key"}
 
@@ -51,11 +54,27 @@ PURGES = {
     ),
     "purge: delete": _retention.delete_ended(_retention.TERMINAL),
 }
+ON = frozenset({"limit", "after_key", "after_id"})
+ALL = tuple(sorted(ProcessStatus))
+LISTS = {
+    "page of few": _pages.summaries(FEW, ON, newest_first=False, steps=False),
+    "page of all, newest first": _pages.summaries(ALL, frozenset({"limit"}), newest_first=True, steps=False),
+    "page by deadline": _pages.summaries(ALL, ON | {"deadline_before"}, newest_first=False, steps=False),
+    "page by key": _pages.summaries(ALL, ON | {"business_key"}, newest_first=False, steps=False),
+    "stream of a backlog": _pages.processes(BACKLOG, ON, newest_first=False),
+    "count": _pages.count(ALL, frozenset({"limit"})),
+    "backlog": _statistics.backlog(frozenset[str]()),
+}
+OTHERS = {
+    "step_statistics": _statistics.step_statistics(FEW, frozenset({"created_after"})),
+    "open_steps": _statistics.open_steps(FEW, frozenset({"limit"}), before=True),
+}
 SERVED_BY = {
     "UPDATE": ONE_PROCESS,
     "WHY_NOT_WRITTEN": ONE_PROCESS,
     "WHY_NOT_ADVANCED": ONE_PROCESS,
     "GET_BY_ID": ONE_PROCESS,
+    "GET_BY_IDS": ONE_PROCESS,
     "LOG_STEP": ONE_PROCESS,
     "GET_BY_ID_LOCKING": ONE_PROCESS,
     "GET_BY_ID_UNLESS_LOCKED": ONE_PROCESS,
@@ -82,6 +101,9 @@ SERVED_BY = {
     "purge: lock more": ONE_STATUS | ONE_PROCESS,
     "purge: delete": ONE_PROCESS | ONE_TRAIL,
     "find_by_status of few": ONE_STATUS,
+    **{name: BY_KEY if "key" in name else BY_DEADLINE if "deadline" in name else ONE_STATUS for name in LISTS},
+    "step_statistics": ONE_STATUS | ONE_TRAIL,
+    "open_steps": ONE_STATUS | ONE_TRAIL,
     **{name: ONE_STATUS if "of 1" in name else ONE_STATUS | ONE_PROCESS for name in CLAIMS},
 }
 # They only insert: there is nothing that they would look for.
@@ -91,7 +113,7 @@ INSERTING = {"SAVE", "SAVE_WITH_ONE_SENT", "SAVE_WITH_SENT", "SAVE_MANY"}
 def statement_of(name: str) -> ClauseElement:
     if name == "find_by_status of few":
         return _listing.find_by_status(FEW)
-    found: ClauseElement = {**CLAIMS, **PURGES, **STATEMENTS}[name]
+    found: ClauseElement = {**CLAIMS, **PURGES, **LISTS, **OTHERS, **STATEMENTS}[name]
     return found
 
 
@@ -166,6 +188,10 @@ def plan_after_ten_executions(connection: psycopg.Connection, name: str, mode: s
         "limit": "10",
         "process_type": "'order'",
         "updated_before": "now() + interval '1 day'",
+        "deadline_before": "now()",
+        "business_key": "'A-7'",
+        "after_key": "'2020-01-01T00:00:00+00:00'",
+        "after_id": "'00000000-0000-0000-0000-000000000000'",
     }
     text, names = numbered(statement_of(name))
     execute = f"EXECUTE prepared ({', '.join(values[each] for each in names)})"
@@ -197,6 +223,17 @@ def test_a_claim_reads_no_more_than_it_takes(filled: psycopg.Connection, name: s
     assert rows_read(plan) <= 3 * 10
     sorted_rows = [node["Actual Rows"] for node in plan if "Sort" in node["Node Type"]]
     assert sorted_rows == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", [name for name in LISTS if name.startswith(("page", "stream"))])
+def test_a_page_reads_no_more_than_it_shows(filled: psycopg.Connection, name: str, mode: str) -> None:
+    """Ten of thousands. Of each status that is merged, one row more may be read."""
+    plan = plan_after_ten_executions(filled, name, mode)
+    shown = plan[0]["Actual Rows"]
+    assert shown == (1 if name == "page by key" else 10)
+    assert rows_read(plan) <= shown + len(ProcessStatus)
+    assert {node["Index Name"] for node in plan if "Index Name" in node} == SERVED_BY[name]
 
 
 @pytest.mark.parametrize("mode", MODES)

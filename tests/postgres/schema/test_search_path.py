@@ -173,7 +173,7 @@ def test_no_hostile_function_runs_in_an_empty_database(
     assert not was_called(empty_database_url)
     with fresh_database(newest_server.url) as offline:
         execute(offline, "; ".join(hostile_schema()))
-        execute(offline, "SET search_path = public;" + succeeds("upgrade", "head", "--sql", url=None))
+        execute_script(offline, "SET search_path = public;\n\n" + succeeds("upgrade", "head", "--sql", url=None))
         # What a CHECK calls was settled when it was made.
         execute(
             offline,
