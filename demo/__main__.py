@@ -28,7 +28,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from commandbus_process import (
+    PostgresProcessQueries,
     PostgresProcessRepository,
+    ProcessFilter,
     ProcessMetadata,
     ProcessRepositoryError,
     ProcessStatus,
@@ -39,9 +41,19 @@ from demo.event_log import Case, EventLogError, read_event_log
 from demo.order_log import write_order_log
 from demo.replay import TASKS, import_in_bulk, remove, replay
 from demo.rules import case_process_id, step_outcome
-from demo.screen import new_console, numbers, plain_words, printable, step_progress, timeline
+from demo.screen import (
+    new_console,
+    newest,
+    numbers,
+    plain_words,
+    printable,
+    slowest_steps,
+    step_progress,
+    timeline,
+)
 from demo.server import Server, ServerError, finished_before_interrupt, running_server
 
+_NEWEST = 3
 _REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 _LONGEST_TIMELINE = 15  # steps; more do not fit on a screen
 _EXIT_FAILED, _EXIT_MALFORMED, _EXIT_INTERRUPTED = 1, 2, 130
@@ -154,6 +166,14 @@ async def _replay(console: Console, server: Server, domain: str, cases: Sequence
         console.print(numbers(counts, Counter(process.status for process in found)))
         where = "an embedded server" if server.is_embedded else "your server"
         console.print(f"Steps a second: from this computer to {where}, {TASKS} cases at a time.\n", style="dim")
+        queries = PostgresProcessQueries(engine)
+        everything = ProcessFilter(domain=domain)
+        page = await queries.page(everything, limit=_NEWEST, newest_first=True, steps=True)
+        console.print(newest(page, await queries.backlog(domain)))
+        console.print()
+        # A log is small enough to read all of its trails.
+        console.print(slowest_steps(await queries.step_statistics(everything, allow_scan=True)))
+        console.print()
         await _import_once_more(console, engine, domain, found, cases)
         case = most_telling(cases)
         process_id = case_process_id(domain, case.case_id)

@@ -11,7 +11,16 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy.exc import DBAPIError
 
-from commandbus_process import ProcessAuditEntry, ProcessMetadata, ProcessStatus, ReplyOutcome
+from commandbus_process import (
+    BacklogGroup,
+    Page,
+    ProcessAuditEntry,
+    ProcessMetadata,
+    ProcessStatus,
+    ProcessSummary,
+    ReplyOutcome,
+    StepStatistics,
+)
 
 _STATUS_STYLES = {
     ProcessStatus.COMPLETED: "green",
@@ -77,6 +86,38 @@ def numbers(counts: Mapping[str, str], statuses: Mapping[ProcessStatus, int]) ->
         if status in statuses:
             label = Text.assemble("Processes ", (status.value, _STATUS_STYLES.get(status, "")))
             table.add_row(label, f"{statuses[status]:,}")
+    return table
+
+
+def slowest_steps(steps: Sequence[StepStatistics], most: int = 5) -> Table:
+    """Return a table of the steps that took longest, by the time within which 95 of 100 replies came."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("Slowest steps", overflow="fold", min_width=20)
+    for name in ("Commands", "Not answered", "Half took", "95 of 100"):
+        table.add_column(name, no_wrap=True, justify="right")
+    nothing = timedelta()
+    for step in sorted(steps, key=lambda step: step.percentile_95 or nothing, reverse=True)[:most]:
+        took = ("" if each is None else human_duration(each) for each in (step.median, step.percentile_95))
+        table.add_row(printable(step.step_name), f"{step.commands:,}", f"{step.open:,}", *took)
+    return table
+
+
+def newest(page: Page[ProcessSummary], backlog: Sequence[BacklogGroup]) -> Table:
+    """Return a table of the newest processes, and how many have not ended."""
+    not_ended = sum(group.processes for group in backlog)
+    table = Table(
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        header_style="dim",
+        caption=f"{not_ended:,} have not ended, {sum(group.overdue for group in backlog):,} are past their deadline.",
+        caption_justify="left",
+    )
+    for name in ("Newest processes", "Created (UTC)", "Status", "Open"):
+        table.add_column(name, no_wrap=True)
+    for process in page.items:
+        status = Text(process.status.value, _STATUS_STYLES.get(process.status, ""))
+        table.add_row(str(process.process_id), _moment(process.created_at), status, str(process.open_commands))
     return table
 
 

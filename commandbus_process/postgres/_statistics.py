@@ -37,7 +37,7 @@ _OPEN = process_audit.c.reply_outcome.is_(None)
 @cache
 def backlog(given: frozenset[str]) -> Select[Any]:
     """Return the statement that counts the processes that have not ended, by type, status and step."""
-    groups = (process.c.process_type, process.c.status, process.c.current_step)
+    groups: list[ColumnElement[Any]] = [process.c.process_type, process.c.status, process.c.current_step]
     oldest = cast(func.pg_catalog.to_json(func.pg_catalog.min(process.c.created_at)), Text)
     overdue = COUNT.filter(process.c.deadline < func.pg_catalog.now())
     return (

@@ -23,7 +23,7 @@ from commandbus_process import (
     ReplyOutcome,
     UnindexedFilterError,
 )
-from tests.support.items import DOMAIN, NOON, Step
+from tests.support.items import DOMAIN, NOON, Step, new_process
 
 Queries = PostgresProcessQueries[JsonObject]
 Repository = PostgresProcessRepository[JsonObject]
@@ -131,7 +131,7 @@ async def test_the_statistics_of_steps(queries: Queries, trails: Trails, conn: A
 async def test_statistics_of_a_step_without_a_reply(
     queries: Queries, repository: Repository, conn: AsyncConnection | None
 ) -> None:
-    process = ProcessMetadata(domain=DOMAIN, process_id=UUID(int=1), process_type="order", state={})
+    process = new_process()
     entry = ProcessAuditEntry(step_name="charge", command_id=UUID(int=2), command_type="Charge")
     await repository.save(process, conn, sent=entry)
     [found] = await queries.step_statistics(ProcessFilter(domain=DOMAIN, created_after=NOON - HOUR), conn)
