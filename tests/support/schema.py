@@ -161,3 +161,13 @@ def waiting(connection: psycopg.Connection[Any]) -> list[tuple[int, str]]:
         "SELECT pid, query FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
     return found.fetchall()
+
+
+def sessions(connection: psycopg.Connection[Any]) -> int:
+    """How many others are connected: each upgrade, and twice the one that has the lock of the migrators."""
+    connection.execute("SELECT pg_stat_clear_snapshot()")
+    [(number,)] = connection.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+        "AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+    ).fetchall()
+    return int(number)

@@ -1,13 +1,11 @@
 """Several upgrades of one database at the same time, and one that is killed: one schema, whole or not there."""
 
-from typing import Any
-
 import psycopg
 from alembic import command
 
 from commandbus_process.migrations import alembic_config
 from tests.support.databases import Server, fresh_database
-from tests.support.schema import PATIENCE, described, locked, rows, seed, upgrades, wait_until, waiting
+from tests.support.schema import PATIENCE, described, locked, rows, seed, sessions, upgrades, wait_until, waiting
 
 AT_ONCE = 8
 
@@ -23,13 +21,6 @@ def has_anything_of_ours(url: str) -> bool:
             "SELECT to_regnamespace('commandbus') IS NOT NULL, count(*) FROM pg_class WHERE oid >= 16384"
         ).fetchall()
         return bool(schema or leftovers)
-
-
-def sessions(connection: psycopg.Connection[Any]) -> int:
-    """How many others are connected: each migrator, and the one that has the lock twice."""
-    count = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    [(number,)] = connection.execute(f"{count} AND backend_type = 'client backend'").fetchall()
-    return int(number)
 
 
 def test_eight_upgrades_of_an_empty_database_at_once(newest_server: Server, empty_database_url: str) -> None:
