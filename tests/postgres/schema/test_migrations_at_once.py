@@ -15,14 +15,6 @@ def revisions(url: str) -> list[tuple[str]]:
         return connection.execute("SELECT version_num FROM commandbus.commandbus_process_version").fetchall()
 
 
-def has_anything_of_ours(url: str) -> bool:
-    with psycopg.connect(url) as connection:
-        [(schema, leftovers)] = connection.execute(
-            "SELECT to_regnamespace('commandbus') IS NOT NULL, count(*) FROM pg_class WHERE oid >= 16384"
-        ).fetchall()
-        return bool(schema or leftovers)
-
-
 def test_eight_upgrades_of_an_empty_database_at_once(newest_server: Server, empty_database_url: str) -> None:
     url = empty_database_url
     with upgrades(url, AT_ONCE) as processes:

@@ -85,8 +85,12 @@ async def query(reader: AsyncEngine, administrator: AsyncEngine) -> None:
     await store(administrator, [ended()])
     assert (await queries.page(wanted, steps=True)).items
     assert (await queries.count(wanted)).value
-    async with queries.stream(wanted) as processes:
-        assert [process async for process in processes]
+    for consistent in (False, True):
+        async with queries.stream(wanted, consistent=consistent) as processes:
+            assert [process async for process in processes]
+    await queries.backlog(DOMAIN)
+    await queries.step_statistics(wanted, allow_scan=True)
+    await queries.open_steps(wanted)
     async with reader.connect() as conn:
         await conn.execute(text(f"SELECT version_num FROM {VERSIONS}"))
 
