@@ -1,7 +1,8 @@
 """What the repository needs: versions, keys that contain the process, one entry a command, indexes for its queries.
 
 Takes an ACCESS EXCLUSIVE lock on both tables until it commits. Adding `version` does not rewrite the table. Building
-each new key and the index reads the table once.
+each new key and the index reads the table once. An index that somebody has built before is used instead, so that
+nothing is read: see "Large tables" in docs/schema.md.
 
 Revision ID: 0002
 Revises: 0001
@@ -17,13 +18,35 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
+# The indexes that a user can build concurrently before, and what they must be.
+IS_READY = """
+    SELECT FROM pg_catalog.pg_index
+    WHERE indexrelid = to_regclass('commandbus.{index}') AND indisvalid
+        AND pg_get_indexdef(indexrelid) = 'CREATE {unique}INDEX {index} ON commandbus.{table} USING btree ({columns})'
+"""
+NEW_PRIMARY_KEY = IS_READY.format(
+    index="process_audit_new_pkey", unique="UNIQUE ", table="process_audit", columns="domain, process_id, id"
+)
+NEW_COMMAND_KEY = IS_READY.format(
+    index="process_audit_new_command_key",
+    unique="UNIQUE ",
+    table="process_audit",
+    columns="domain, process_id, command_id",
+)
+NEW_INDEX = IS_READY.format(
+    index="idx_process_status_created", unique="", table="process", columns="domain, status, created_at, process_id"
+)
+
 # One statement for both `upgrade` and `upgrade --sql`.
-REFUSE_DUPLICATES = """
+REFUSE_DUPLICATES = f"""
 DO $$
 DECLARE
     groups bigint;
     listing text;
 BEGIN
+    IF EXISTS ({NEW_COMMAND_KEY}) THEN
+        RETURN;  -- the key has refused them
+    END IF;
     WITH duplicate AS (
         SELECT domain, process_id, command_id, array_agg(id ORDER BY id) AS ids
         FROM commandbus.process_audit
@@ -62,6 +85,30 @@ END
 $$
 """
 
+ADD_KEYS = f"""
+DO $$
+BEGIN
+    IF EXISTS ({NEW_PRIMARY_KEY}) THEN
+        ALTER TABLE commandbus.process_audit
+            ADD CONSTRAINT process_audit_pkey PRIMARY KEY USING INDEX process_audit_new_pkey;
+    ELSE
+        ALTER TABLE commandbus.process_audit
+            ADD CONSTRAINT process_audit_pkey PRIMARY KEY (domain, process_id, id);
+    END IF;
+    IF EXISTS ({NEW_COMMAND_KEY}) THEN
+        ALTER TABLE commandbus.process_audit
+            ADD CONSTRAINT process_audit_command_key UNIQUE USING INDEX process_audit_new_command_key;
+    ELSE
+        ALTER TABLE commandbus.process_audit
+            ADD CONSTRAINT process_audit_command_key UNIQUE (domain, process_id, command_id);
+    END IF;
+    IF NOT EXISTS ({NEW_INDEX}) THEN
+        CREATE INDEX idx_process_status_created ON commandbus.process (domain, status, created_at, process_id);
+    END IF;
+END
+$$
+"""
+
 
 def upgrade() -> None:
     lock_tables("process", "process_audit")
@@ -72,13 +119,7 @@ def upgrade() -> None:
         schema="commandbus",
     )
     op.execute(DROP_PRIMARY_KEY)
-    op.create_primary_key("process_audit_pkey", "process_audit", ["domain", "process_id", "id"], schema="commandbus")
-    op.create_unique_constraint(
-        "process_audit_command_key", "process_audit", ["domain", "process_id", "command_id"], schema="commandbus"
-    )
-    op.create_index(
-        "idx_process_status_created", "process", ["domain", "status", "created_at", "process_id"], schema="commandbus"
-    )
+    op.execute(ADD_KEYS)
     # A prefix of the new index, or of the new primary key, replaces these two.
     drop_index("idx_process_status", "process")
     drop_index("idx_process_audit_process", "process_audit")
