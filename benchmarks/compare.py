@@ -5,7 +5,14 @@ from typing import cast
 
 from pydantic import BaseModel
 
-_OWN_FIELDS = {"version", "batch_id", "compensates"}  # what one side has and the others have not
+_OWN_FIELDS = {
+    "business_key",
+    "deadline",
+    "state_version",
+    "version",
+    "batch_id",
+    "compensates",
+}  # what one side has and the others have not
 
 
 class DifferenceError(Exception):
