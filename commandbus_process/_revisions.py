@@ -79,6 +79,7 @@ def create_indexes(table: str, definitions: Mapping[str, str]) -> None:
     if context.as_sql:
         with context.autocommit_block():
             for name, definition in definitions.items():
+                op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS commandbus.{name}")  # if this was interrupted before
                 op.execute(f"CREATE INDEX CONCURRENTLY {name} ON commandbus.{table} USING btree {definition}")
     elif context.opts["transaction_per_migration"] and _has_rows(op.get_bind(), table):
         with context.autocommit_block():
@@ -87,6 +88,7 @@ def create_indexes(table: str, definitions: Mapping[str, str]) -> None:
     else:
         for name, definition in definitions.items():
             if _is_missing(op.get_bind(), name, table, definition):
+                op.execute(f"DROP INDEX IF EXISTS commandbus.{name}")  # an upgrade was interrupted while it built it
                 op.execute(f"CREATE INDEX {name} ON commandbus.{table} USING btree {definition}")
 
 

@@ -4,8 +4,8 @@ Adds a nullable column and five CHECKs. Older versions of this library and plain
 write the values that the CHECKs reject.
 
 Takes an ACCESS EXCLUSIVE lock on both tables until it commits, on `process` first, as every writer does. It scans no
-table with rows, so it takes only a moment. But it has to wait for everybody who reads the tables, and everybody else
-then waits behind it. Set `lock_timeout` for the role that migrates. If it ends the wait, run the upgrade again.
+table with rows, so it takes only a moment. It waits a moment for those who read the tables, lets others pass, and tries
+again.
 
 The CHECKs are NOT VALID. They hold for every row that is written from now on. Rows that break one can still be read,
 but an UPDATE of such a row must also correct it. In empty tables the CHECKs are valid at once. In tables with rows,

@@ -52,7 +52,8 @@ def validity(url: str) -> dict[str, bool]:
         return dict(found.fetchall())
 
 
-def test_an_upgrade_that_was_interrupted_is_finished_by_the_next(empty_database_url: str) -> None:
+@pytest.mark.parametrize("finisher", ["the next upgrade", "a host's transaction"])
+def test_an_upgrade_that_was_interrupted_is_finished_by_the_next(empty_database_url: str, finisher: str) -> None:
     url = empty_database_url
     adopted(url, "0004")
     kept = rows(url)
@@ -61,7 +62,15 @@ def test_an_upgrade_that_was_interrupted_is_finished_by_the_next(empty_database_
         connection.execute("SELECT pg_terminate_backend(%s)", (builds(connection)[0],))
         assert process.wait(timeout=PATIENCE) != 0
     assert (revision_of(url), validity(url)) == ("0004", {"idx_process_deadline": False})
-    command.upgrade(alembic_config(url), "head")
+    if finisher == "the next upgrade":
+        command.upgrade(alembic_config(url), "head")
+    else:
+        engine = create_engine(async_url(url))
+        with engine.begin() as host:
+            config = alembic_config()
+            config.attributes["connection"] = host
+            command.upgrade(config, "head")
+        engine.dispose()
     assert (revision_of(url), validity(url)) == ("0005", dict.fromkeys(INDEXES, True))
     assert rows(url) == kept
     command.check(alembic_config(url))
