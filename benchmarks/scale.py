@@ -30,6 +30,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from benchmarks.database import Database, driver_url
 from commandbus_process import PostgresProcessQueries, ProcessFilter, ProcessStatus
+from commandbus_process.postgres import _cursors
+from commandbus_process.postgres._listing import Listing
 from demo.server import running_server
 
 _DOMAIN = "scale"
@@ -139,7 +141,7 @@ async def _all(engine: AsyncEngine, size: int) -> dict[str, str]:
     rare = ProcessFilter(domain=_DOMAIN, statuses=[ProcessStatus.WAITING_FOR_TSQ])
     await read("page of a rare status", lambda conn: queries.page(rare, conn))
     for place, part in {"first": 0.0, "middle": 0.5, "last": 0.99}.items():
-        after = await _cursor_at(queries, completed, _FIRST + part * timedelta(seconds=size))
+        after = _cursor_at(completed, _FIRST + part * timedelta(seconds=size))
         await read(f"page of COMPLETED, {place}", partial(_page_after, queries, completed, after))
     await read("page of COMPLETED, with steps", lambda conn: queries.page(completed, conn, steps=True))
     key = ProcessFilter(domain=_DOMAIN, business_key=f"A-{size // 2}")
@@ -161,12 +163,8 @@ def _page_after(
     return queries.page(wanted, conn, after=after)
 
 
-async def _cursor_at(queries: PostgresProcessQueries[Any], wanted: ProcessFilter, time: datetime) -> str | None:
+def _cursor_at(wanted: ProcessFilter, time: datetime) -> str | None:
     """Return the cursor of a position in the middle of a list, without going there page by page."""
-    from commandbus_process.postgres import _cursors  # noqa: PLC0415 - nobody else makes a cursor by hand
-    from commandbus_process.postgres._listing import Listing  # noqa: PLC0415
-
-    del queries
     mark = _cursors.fingerprint(Listing(wanted), "processes", newest_first=False)
     return None if time == _FIRST else _cursors.encode(mark, time.isoformat(), UUID(int=0))
 
@@ -193,8 +191,6 @@ def _explained(conn: AsyncConnection) -> Generator[list[dict[str, Any]]]:
     plans: list[dict[str, Any]] = []
 
     def explain(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:  # noqa: ANN401
-        if plans and statement.startswith("EXPLAIN"):
-            return
         del connection
         cursor.execute("SET LOCAL plan_cache_mode = force_generic_plan")
         cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {statement}", parameters)

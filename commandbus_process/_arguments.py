@@ -21,11 +21,13 @@ from commandbus_process.models import (
     ProcessMetadata,
     ProcessStatus,
     StepReply,
+    UtcDatetime,
 )
 from commandbus_process.repository import OnUnreadable
 
 NAME: TypeAdapter[str] = TypeAdapter(Name)
 STORED_NAME: TypeAdapter[str] = TypeAdapter(OptionalName)  # other software may write an empty one
+TIME: TypeAdapter[datetime] = TypeAdapter(UtcDatetime)
 LIMIT: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=1, le=2**31 - 1)])
 
 CheckedT = TypeVar("CheckedT")

@@ -59,6 +59,12 @@ def _try(connection: Connection, lock: str) -> bool:
     return True
 
 
+def remove_guards() -> None:
+    """Drop the triggers of `commandbus_process.guards`, which may use the columns that a downgrade drops."""
+    for function in ("guard_process", "guard_process_audit"):
+        op.execute(f"DROP FUNCTION IF EXISTS commandbus.{function}() CASCADE")
+
+
 def create_indexes(table: str, definitions: Mapping[str, str]) -> None:
     """Build indexes, and let everybody read and write the table meanwhile.
 

@@ -43,10 +43,10 @@ import sys
 from collections.abc import Iterable
 
 from commandbus_process._columns import ERASED, ERASED_ENTRY, READ, REPLY, WRITTEN_BY_UPDATE
-from commandbus_process.models import ProcessStatus
+from commandbus_process.models import TERMINAL
 from commandbus_process.tables import process_audit
 
-_TERMINAL = "'{" + ",".join(sorted(status.value for status in ProcessStatus if status.is_terminal)) + "}'"
+_TERMINAL = "'{" + ",".join(sorted(TERMINAL)) + "}'"
 
 _REMOVAL = [
     "DROP TRIGGER IF EXISTS keep_process ON commandbus.process",

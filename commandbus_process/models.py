@@ -44,12 +44,11 @@ class ProcessStatus(StrEnum):
     @property
     def is_terminal(self) -> bool:
         """Whether the process has ended: completed, compensated, failed or canceled."""
-        return self in _TERMINAL
+        return self in TERMINAL
 
 
-_TERMINAL = frozenset(
-    {ProcessStatus.COMPLETED, ProcessStatus.COMPENSATED, ProcessStatus.FAILED, ProcessStatus.CANCELED}
-)
+TERMINAL = frozenset({ProcessStatus.COMPLETED, ProcessStatus.COMPENSATED, ProcessStatus.FAILED, ProcessStatus.CANCELED})
+"""The statuses of processes that have ended."""
 
 
 class ReplyOutcome(StrEnum):

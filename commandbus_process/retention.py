@@ -14,26 +14,25 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from commandbus_process import _log
-from commandbus_process._arguments import NAME, check_key, checked, sorted_statuses
+from commandbus_process._arguments import NAME, TIME, check_key, checked, sorted_statuses, unreadable_handler
 from commandbus_process._states import States
 from commandbus_process.errors import (
     InvalidInputError,
     ProcessNotEndedError,
     ProcessNotFoundError,
-    StoredDataError,
     TransactionConflictError,
 )
 from commandbus_process.filters import ProcessFilter
 from commandbus_process.models import (
+    TERMINAL,
     JsonObject,
     ProcessAuditEntry,
     ProcessMetadata,
     ProcessStatus,
-    UtcDatetime,
 )
 from commandbus_process.postgres import _retention, _statements
 from commandbus_process.postgres._listing import Listing
-from commandbus_process.postgres._reading import ProcessReader, Rows, read_entries
+from commandbus_process.postgres._reading import ProcessReader, Rows, read_entries, unquoted
 from commandbus_process.postgres._transaction import (
     ATTEMPTS,
     RUN_AGAIN,
@@ -45,10 +44,6 @@ from commandbus_process.postgres._transaction import (
     translated_errors,
 )
 
-TERMINAL = frozenset(status for status in ProcessStatus if status.is_terminal)
-"""The statuses of processes that have ended."""
-
-_TIME: TypeAdapter[datetime] = TypeAdapter(UtcDatetime)
 _BATCH_SIZE: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=1, le=100_000)])
 
 # In seconds. Half of what a batch may take, so that a slow one stays below that, too.
@@ -226,7 +221,7 @@ class ProcessRetention:
             statement = _retention.lock_due(listing.statuses, listing.given)
             found = (await connection.execute(statement, {**listing.parameters, **values})).one()
         seen: int = found.seen
-        last_key: str | None = None if found.last_key is None else found.last_key[1:-1]  # the text of a JSON string
+        last_key: str | None = None if found.last_key is None else unquoted(found.last_key)
         last_id: UUID | None = found.last_id
         held: list[UUID] | None = found.held
         if not held:
@@ -240,7 +235,9 @@ class ProcessRetention:
 
     def _read(self, connection: Connection, values: dict[str, Any]) -> list[ProcessWithTrail]:
         """Read the processes of a batch, oldest first, with their trails."""
-        processes = self._reader.read_all(Rows.all(connection.execute(_statements.GET_BY_IDS, values)), _raise)
+        processes = self._reader.read_all(
+            Rows.all(connection.execute(_statements.GET_BY_IDS, values)), unreadable_handler("raise")
+        )
         rows_of: dict[UUID, list[Any]] = {process.process_id: [] for process in processes}
         result = connection.execute(_retention.TRAILS, values)
         names = [name for name in result.keys() if name != "process_id"]  # noqa: SIM118 - not a dictionary
@@ -332,7 +329,7 @@ def _what_ended(
     domain: str, ended_before: datetime, statuses: Collection[ProcessStatus], process_type: str | None
 ) -> tuple[Listing, dict[str, Any]]:
     """Check the arguments. Return the list of what was created before the time, and what makes a process due in it."""
-    end = checked(_TIME, "ended_before", ended_before)
+    end = checked(TIME, "ended_before", ended_before)
     wanted = sorted_statuses(statuses)
     live = [status.value for status in wanted if not status.is_terminal]
     if live:
@@ -363,7 +360,3 @@ def _as_time(text: str) -> datetime:
     with suppress(ValueError, OverflowError):
         return datetime.fromisoformat(text).astimezone(UTC)
     return datetime.min.replace(tzinfo=UTC)  # before the years that Python knows
-
-
-def _raise(error: StoredDataError) -> None:
-    raise error

@@ -34,7 +34,7 @@ Revises: 0003
 import sqlalchemy as sa
 from alembic import op
 
-from commandbus_process._revisions import lock_tables
+from commandbus_process._revisions import lock_tables, remove_guards
 
 revision = "0004"
 down_revision = "0003"
@@ -70,12 +70,6 @@ END
 $$
 """
 
-# The triggers of commandbus_process.guards use the column that is dropped.
-REMOVE_GUARDS = (
-    "DROP FUNCTION IF EXISTS commandbus.guard_process() CASCADE",
-    "DROP FUNCTION IF EXISTS commandbus.guard_process_audit() CASCADE",
-)
-
 
 def upgrade() -> None:
     lock_tables("process", "process_audit")
@@ -89,8 +83,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     lock_tables("process", "process_audit")
-    for statement in REMOVE_GUARDS:
-        op.execute(statement)
+    remove_guards()
     for table, checks in CHECKS.items():
         for name in checks:
             op.drop_constraint(name, table, schema="commandbus")

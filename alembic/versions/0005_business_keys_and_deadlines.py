@@ -13,7 +13,7 @@ Revises: 0004
 
 from alembic import op
 
-from commandbus_process._revisions import create_indexes, lock_tables
+from commandbus_process._revisions import create_indexes, lock_tables, remove_guards
 
 revision = "0005"
 down_revision = "0004"
@@ -31,11 +31,6 @@ INDEXES = {
     "idx_process_deadline": "(domain, status, deadline, process_id) WHERE (deadline IS NOT NULL)",
     "idx_process_business_key": "(domain, business_key) WHERE (business_key IS NOT NULL)",
 }
-# The triggers of commandbus_process.guards use the columns that are dropped.
-REMOVE_GUARDS = (
-    "DROP FUNCTION IF EXISTS commandbus.guard_process() CASCADE",
-    "DROP FUNCTION IF EXISTS commandbus.guard_process_audit() CASCADE",
-)
 
 
 def upgrade() -> None:
@@ -46,8 +41,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     lock_tables("process", "process_audit")
-    for statement in REMOVE_GUARDS:
-        op.execute(statement)
+    remove_guards()
     op.drop_column("process", "state_version", schema="commandbus")
     op.drop_column("process", "deadline", schema="commandbus")  # and the indexes
     op.drop_column("process", "business_key", schema="commandbus")

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     CTE,
     JSON,
     BigInteger,
@@ -24,7 +25,9 @@ from sqlalchemy import (
     Table,
     TableValuedAlias,
     Text,
+    Uuid,
     and_,
+    any_,
     bindparam,
     case,
     cast,
@@ -38,7 +41,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql.elements import BindParameter, KeyedColumnElement
 
-from commandbus_process._columns import PROCESS_KEY
+from commandbus_process._columns import PROCESS_KEY, READ
 from commandbus_process.tables import process, process_audit
 
 ONE = literal_column("1", Integer())  # as a parameter it would be sent with each call
@@ -105,6 +108,12 @@ def rows_parameter(table: Table, names: Sequence[str], name: str) -> TableValued
     return rows.table_valued(*columns).render_derived(name=f"given_{name}", with_types=True)
 
 
+def has_given_id(table: Table) -> ColumnElement[bool]:
+    """Return whether a row belongs to one of the processes whose ids are given, in the domain that is given."""
+    ids = bindparam("process_ids", type_=ARRAY(Uuid))
+    return and_(table.c.domain == key_parameter(table.c.domain), table.c.process_id == any_(ids))
+
+
 PART_WRITTEN = "only a part could be written"
 
 
@@ -147,6 +156,10 @@ STAMP = func.pg_catalog.concat_ws(
     extract("epoch", process.c.updated_at),
     type_=Text(),
 )
+PROCESS_ROW = (*(process.c[name] for name in READ), STAMP.label("stamp"))
+"""What a list reads of a process: all columns, and the stamp of the row."""
+PROCESS_SELECTED = tuple(selected(column) for column in PROCESS_ROW)
+
 # What the database sets, as one JSON array. It is read as text, so no setting or loader of the host's can make it
 # unreadable after the write is committed.
 WRITTEN = cast(func.pg_catalog.json_build_array(process.c.version, process.c.updated_at, STAMP), Text)

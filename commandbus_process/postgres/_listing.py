@@ -15,6 +15,7 @@ from sqlalchemy import (
     String,
     Subquery,
     Text,
+    Tuple,
     Uuid,
     all_,
     and_,
@@ -28,11 +29,11 @@ from sqlalchemy import (
 )
 
 from commandbus_process._arguments import checked_filter
-from commandbus_process._columns import PROCESS_KEY, READ
+from commandbus_process._columns import PROCESS_KEY
 from commandbus_process.errors import InvalidInputError, UnindexedFilterError
 from commandbus_process.filters import ProcessFilter
 from commandbus_process.models import ProcessStatus
-from commandbus_process.postgres._expressions import STAMP, key_parameter, names_equal, selected
+from commandbus_process.postgres._expressions import PROCESS_ROW, PROCESS_SELECTED, key_parameter, names_equal, selected
 from commandbus_process.postgres._reading import Rows
 from commandbus_process.tables import process
 
@@ -57,7 +58,6 @@ NOT_ENDED = tuple(sorted(status.value for status in ProcessStatus if not status.
 # The conditions that no index serves: the rows that they leave out are read, too. The others limit what is read.
 _LEAVE_OUT = ("process_type", "current_step", "updated_before")
 _LIMIT_WHAT_IS_READ = ("business_key", "deadline_before", "created_after")
-
 
 # Parameters of a list that are no conditions, or depend on its order.
 _NO_CONDITIONS = {"key_domain", "limit", "after_key", "after_id", "after_command", "sent_before"}
@@ -162,16 +162,20 @@ def conditions(given: frozenset[str]) -> list[ColumnElement[bool]]:
     return [condition for name, condition in CONDITIONS.items() if name in given]
 
 
-def in_status(statuses: Collection[str]) -> ColumnElement[bool]:
-    """Whether a process of the domain is in one of the statuses.
+def is_one_of(status: ColumnElement[str], statuses: Collection[str]) -> ColumnElement[bool]:
+    """Whether a status is one of these.
 
     The statuses are literals in the statement, not parameters, so that the server's plan for a prepared statement knows
     them. If they were parameters, the server would take all statuses for equally frequent. Among many ended processes
     it would then read the whole domain (21 ms for 200 waiting processes among 50,000) instead of the index (0.6 ms).
     """
-    in_domain = process.c.domain == key_parameter(process.c.domain)
-    literals = [literal_column(f"'{ProcessStatus(status).value}'", process.c.status.type) for status in statuses]
-    return and_(in_domain, process.c.status == literals[0] if len(literals) == 1 else process.c.status.in_(literals))
+    literals = [literal_column(f"'{ProcessStatus(each).value}'", process.c.status.type) for each in statuses]
+    return status == literals[0] if len(literals) == 1 else status.in_(literals)
+
+
+def in_status(statuses: Collection[str]) -> ColumnElement[bool]:
+    """Whether a process of the domain is in one of the statuses."""
+    return and_(process.c.domain == key_parameter(process.c.domain), is_one_of(process.c.status, statuses))
 
 
 def sort_column(given: frozenset[str]) -> Column[Any]:
@@ -183,6 +187,17 @@ def sorted_by(rows: FromClause, key: str, *, newest_first: bool = False) -> list
     """Return the order of a list: by the column of this name, then by the id. So no two processes are equal in it."""
     columns = (rows.c[key], rows.c.process_id)
     return [column.desc() if newest_first else column for column in columns]
+
+
+def last_seen(key: Column[Any], **ids: Column[Any]) -> Tuple:
+    """Return the last row that was seen, to compare with the rows of a list.
+
+    Args:
+        key: The time that sorts the list. Its parameter is a text, as the database has written it.
+        ids: The ids that sort rows with the same time, by the names of their parameters.
+    """
+    time = cast(bindparam("after_key", type_=Text()), key.type)
+    return tuple_(time, *(bindparam(name, type_=column.type) for name, column in ids.items()))
 
 
 def in_order(
@@ -207,10 +222,7 @@ def in_order(
     key = sort_column(given)
     of_list = conditions(given)
     if "after_id" in given:
-        row = tuple_(key, process.c.process_id)
-        last = tuple_(
-            cast(bindparam("after_key", type_=Text()), key.type), bindparam("after_id", type_=process.c.process_id.type)
-        )
+        row, last = tuple_(key, process.c.process_id), last_seen(key, after_id=process.c.process_id)
         of_list.append(row < last if newest_first else row > last)
     found = select(*columns, key.label("sort_key"))
     if "business_key" in given:
@@ -235,8 +247,9 @@ def find_by_status(statuses: tuple[str, ...], given: frozenset[str] = frozenset(
         statuses: The statuses, sorted, so that each set of statuses is one statement.
         given: The names of the parameters that are given.
     """
-    inner = select(*(process.c[name] for name in READ), STAMP.label("stamp"))
-    inner = inner.where(in_status(statuses), *conditions(given)).order_by(*sorted_by(process, "created_at"))
+    inner = (
+        select(*PROCESS_ROW).where(in_status(statuses), *conditions(given)).order_by(*sorted_by(process, "created_at"))
+    )
     found = (inner.limit(LIMIT) if "limit" in given else inner).subquery("found")
     return select(*(selected(column) for column in found.c)).order_by(*sorted_by(found, "created_at"))
 
@@ -251,12 +264,11 @@ def claim(statuses: tuple[str, ...], given: frozenset[str] = frozenset()) -> Sel
     PostgreSQL cannot lock the rows of a UNION. So they are joined to the process by its key. The row is locked after it
     was read, so the conditions are checked again on the locked row. The arguments are those of `find_by_status`.
     """
-    columns = (*(selected(process.c[name]) for name in READ), STAMP.label("stamp"))
     if len(statuses) == 1 and "business_key" not in given:
-        claimed = select(*columns).order_by(*sorted_by(process, sort_column(given).name))
+        claimed = select(*PROCESS_SELECTED).order_by(*sorted_by(process, sort_column(given).name))
     else:
         found = in_order(statuses, given, process.primary_key)
-        claimed = select(*columns).join_from(found, process, names_equal(found, process, PROCESS_KEY))
+        claimed = select(*PROCESS_SELECTED).join_from(found, process, names_equal(found, process, PROCESS_KEY))
         claimed = claimed.order_by(*sorted_by(found, "sort_key"))
     claimed = claimed.where(in_status(statuses), *conditions(given)).limit(LIMIT)
     return claimed.with_for_update(key_share=True, skip_locked=True, of=process)

@@ -6,9 +6,9 @@ from typing import Any
 from sqlalchemy import BigInteger, ColumnElement, Select, Subquery, Text, and_, cast, func, literal_column, select
 
 from commandbus_process._columns import PROCESS_KEY, READ
-from commandbus_process.postgres._expressions import COUNT, STAMP, names_equal, selected
+from commandbus_process.postgres._expressions import COUNT, PROCESS_ROW, names_equal, selected
 from commandbus_process.postgres._listing import LIMIT, in_order, sorted_by
-from commandbus_process.postgres._reading import Rows
+from commandbus_process.postgres._reading import Rows, unquoted
 from commandbus_process.tables import process, process_audit
 
 SUMMARY = tuple(name for name in READ if name != "state")
@@ -26,9 +26,7 @@ def summaries(statuses: tuple[str, ...], given: frozenset[str], *, newest_first:
         steps: Whether to look into the trails, too. That happens after the limit, so only for the rows of the page.
     """
     found = in_order(statuses, given, [process.c[name] for name in SUMMARY], newest_first=newest_first)
-    page = (
-        select(found).order_by(*sorted_by(found, "sort_key", newest_first=newest_first)).limit(LIMIT).subquery("page")
-    )
+    page = _page(found, newest_first=newest_first)
     columns: list[ColumnElement[Any]] = [selected(column) for column in page.c]
     if steps:
         columns += [_open_commands(page).label("open_commands"), _in_step_since(page).label("in_step_since")]
@@ -69,21 +67,21 @@ def processes(statuses: tuple[str, ...], given: frozenset[str], *, newest_first:
 
     Without a limit, it reads all of them, for a cursor in the server.
     """
-    columns = (*(process.c[name] for name in READ), STAMP.label("stamp"))
-    found = in_order(statuses, given, columns, newest_first=newest_first)
+    rows = in_order(statuses, given, PROCESS_ROW, newest_first=newest_first)
+    if "limit" in given:
+        rows = _page(rows, newest_first=newest_first)  # states are turned into text after the limit
+    order = sorted_by(rows, "sort_key", newest_first=newest_first)
+    return select(*(selected(column) for column in rows.c)).order_by(*order)
+
+
+def _page(found: Subquery, *, newest_first: bool) -> Subquery:
     order = sorted_by(found, "sort_key", newest_first=newest_first)
-    if "limit" not in given:
-        return select(*(selected(column) for column in found.c)).order_by(*order)
-    # States are turned into text after the limit, as in find_by_status.
-    page = select(found).order_by(*order).limit(LIMIT).subquery("page")
-    order = sorted_by(page, "sort_key", newest_first=newest_first)
-    return select(*(selected(column) for column in page.c)).order_by(*order)
+    return select(found).order_by(*order).limit(LIMIT).subquery("page")
 
 
 def last_row(rows: Rows) -> dict[str, Any]:
     """Return the parameters that make a list go on after these rows."""
-    # The key is the text of a JSON string.
-    return {"after_key": rows.columns["sort_key"][-1][1:-1], "after_id": rows.columns["process_id"][-1]}
+    return {"after_key": unquoted(rows.columns["sort_key"][-1]), "after_id": rows.columns["process_id"][-1]}
 
 
 @cache

@@ -1,41 +1,30 @@
 """The queries: lists, streams and numbers of any number of processes. They only read."""
 
-import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Annotated, Any, Generic, overload
-from uuid import UUID
+from functools import partial
+from typing import Annotated, Generic, overload
 
 from pydantic import Field, TypeAdapter
-from sqlalchemy import Connection, Select, text
+from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from commandbus_process._arguments import LIMIT, checked, unreadable_handler
+from commandbus_process._arguments import LIMIT, TIME, checked, unreadable_handler
 from commandbus_process._states import States
-from commandbus_process.errors import InvalidInputError
 from commandbus_process.filters import ProcessFilter
-from commandbus_process.models import JsonObject, StateT, UtcDatetime
+from commandbus_process.models import JsonObject, StateT
 from commandbus_process.postgres import _cursors, _pages, _statistics
 from commandbus_process.postgres._listing import NOT_ENDED, Listing
 from commandbus_process.postgres._numbers import read_backlog, read_open_commands, read_statistics
-from commandbus_process.postgres._reading import ProcessReader, Rows, read_summaries
-from commandbus_process.postgres._stream import BATCH, ProcessStream
-from commandbus_process.postgres._transaction import (
-    check_connection,
-    check_engine,
-    check_not_in_use,
-    is_in_autocommit,
-    run,
-    transaction,
-    translated_errors,
-)
+from commandbus_process.postgres._reading import ProcessReader, Rows, read_summaries, reading, unquoted
+from commandbus_process.postgres._stream import BATCH, ProcessStream, read_only, server_side
+from commandbus_process.postgres._transaction import check_engine, run
 from commandbus_process.repository import OnUnreadable
 from commandbus_process.summaries import BacklogGroup, Count, OpenCommand, Page, ProcessSummary, StepStatistics
 
 # One more row than a page has is read, to know whether there is another page.
 _PAGE_LIMIT: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=1, le=100_000)])
-_TIME: TypeAdapter[datetime] = TypeAdapter(UtcDatetime)
 _KIND = "processes"
 
 
@@ -109,10 +98,8 @@ class PostgresProcessQueries(Generic[StateT]):
         listing.parameters["limit"] = size + 1
         _go_on(listing, mark, after)
         statement = _pages.summaries(listing.statuses, listing.given, newest_first=newest_first, steps=steps)
-        rows = await run(self._engine, conn, _reading(statement, listing.parameters))
-        is_last = rows.count <= size
-        rows.cut(size)
-        following = None if is_last else _cursors.encode(mark, *_pages.last_row(rows).values())
+        rows = await run(self._engine, conn, reading(statement, listing.parameters))
+        following = _cursors.encode(mark, *_pages.last_row(rows).values()) if rows.cut(size) else None
         del rows.columns["sort_key"]
         return Page(read_summaries(rows, handle), following)
 
@@ -162,25 +149,22 @@ class PostgresProcessQueries(Generic[StateT]):
         _go_on(listing, mark, after)
         listing.only_types(self._states.process_types)
 
-        def cursor_of(key: str, process_id: UUID) -> str:
-            return _cursors.encode(mark, key, process_id)
-
         def opened(read: Callable[[], Awaitable[Rows]]) -> ProcessStream[StateT]:
-            return ProcessStream(read, self._reader, handle, cursor_of, after)
+            return ProcessStream(read, self._reader, handle, partial(_cursors.encode, mark), after)
 
         if listing.is_empty:
             yield opened(_nothing)
         elif consistent:
-            async with _read_only(self._engine, conn) as connection:
+            async with read_only(self._engine, conn) as connection:
                 statement = _pages.processes(listing.statuses, listing.given, newest_first=newest_first)
-                async with _server_side(connection, statement, listing.parameters) as read:
+                async with server_side(connection, statement, listing.parameters) as read:
                     yield opened(read)
         else:
             listing.parameters["limit"] = BATCH
 
             async def read_page() -> Rows:
                 statement = _pages.processes(listing.statuses, listing.given, newest_first=newest_first)
-                rows = await run(self._engine, conn, _reading(statement, listing.parameters))
+                rows = await run(self._engine, conn, reading(statement, listing.parameters))
                 if rows.count:
                     listing.parameters |= _pages.last_row(rows)
                 return rows
@@ -236,7 +220,7 @@ class PostgresProcessQueries(Generic[StateT]):
             process_type: Count only processes of this type.
         """
         listing = Listing(ProcessFilter(domain=domain, process_type=process_type))
-        rows = await run(self._engine, conn, _reading(_statistics.backlog(listing.given), listing.parameters))
+        rows = await run(self._engine, conn, reading(_statistics.backlog(listing.given), listing.parameters))
         return read_backlog(rows)
 
     async def step_statistics(
@@ -260,13 +244,11 @@ class PostgresProcessQueries(Generic[StateT]):
         Raises:
             UnindexedFilterError: The filter has terminal statuses, and nothing limits what is read.
         """
-        listing = Listing(filter)
-        if not allow_scan:
-            listing.check_indexed(reads_trails=True)
+        listing = self._listing(filter, allow_scan=allow_scan, reads_trails=True)
         if listing.is_empty:
             return []
         statement = _statistics.step_statistics(listing.statuses, listing.given)
-        return read_statistics(await run(self._engine, conn, _reading(statement, listing.parameters)))
+        return read_statistics(await run(self._engine, conn, reading(statement, listing.parameters)))
 
     async def open_steps(
         self,
@@ -296,7 +278,7 @@ class PostgresProcessQueries(Generic[StateT]):
             InvalidInputError: The cursor is damaged, or belongs to another filter or `sent_before`.
         """
         size = checked(_PAGE_LIMIT, "limit", limit)
-        before = None if sent_before is None else checked(_TIME, "sent_before", sent_before)
+        before = None if sent_before is None else checked(TIME, "sent_before", sent_before)
         listing = Listing(filter)
         if filter.statuses is None:
             listing.statuses = NOT_ENDED
@@ -310,19 +292,17 @@ class PostgresProcessQueries(Generic[StateT]):
             return Page([], None)
         statement = _statistics.open_steps(listing.statuses, listing.given, before=before is not None)
         values = {**listing.parameters, "limit": size + 1, "sent_before": before}
-        rows = await run(self._engine, conn, _reading(statement, values))
-        is_last = rows.count <= size
-        rows.cut(size)
+        rows = await run(self._engine, conn, reading(statement, values))
         following = None
-        if not is_last:
+        if rows.cut(size):
             key, process_id, command_id = (rows.columns[name][-1] for name in ("sent_at", "process_id", "command_id"))
-            following = _cursors.encode(mark, key[1:-1], process_id, command_id)
+            following = _cursors.encode(mark, unquoted(key), process_id, command_id)
         return Page(read_open_commands(rows), following)
 
-    def _listing(self, wanted: ProcessFilter, *, allow_scan: bool) -> Listing:
+    def _listing(self, wanted: ProcessFilter, *, allow_scan: bool, reads_trails: bool = False) -> Listing:
         listing = Listing(wanted)
         if not allow_scan:
-            listing.check_indexed()
+            listing.check_indexed(reads_trails=reads_trails)
         return listing
 
 
@@ -333,59 +313,5 @@ def _go_on(listing: Listing, mark: bytes, after: str | None) -> None:
         listing.parameters |= {"after_key": key, "after_id": process_id}
 
 
-def _reading(statement: Select[Any], values: dict[str, Any]) -> Callable[[Connection], Rows]:
-    return lambda connection: Rows.all(connection.execute(statement, values))
-
-
 async def _nothing() -> Rows:
     return Rows((), ())
-
-
-@asynccontextmanager
-async def _read_only(engine: AsyncEngine, conn: AsyncConnection | None) -> AsyncGenerator[AsyncConnection]:
-    """Yield a connection in a read-only transaction, or the caller's."""
-    check_connection(conn)
-    if conn is None:
-        async with transaction(engine) as connection:
-            await connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
-            yield connection
-    elif await conn.run_sync(is_in_autocommit):
-        raise InvalidInputError("conn", "is in autocommit, where a cursor ends with its statement")
-    else:
-        await conn.run_sync(check_not_in_use)
-        yield conn
-
-
-@asynccontextmanager
-async def _server_side(
-    connection: AsyncConnection, statement: Select[Any], values: dict[str, Any]
-) -> AsyncGenerator[Callable[[], Awaitable[Rows]]]:
-    """Open a cursor in the server, and yield what reads its next rows."""
-    with translated_errors("filter"):
-        result = await connection.stream(statement, values, execution_options={"yield_per": BATCH})
-    try:
-
-        async def read() -> Rows:
-            with translated_errors("filter"):
-                return Rows(result.keys(), await result.fetchmany(BATCH))
-
-        yield read
-    finally:
-        await _finished(result.close())
-
-
-async def _finished(work: Coroutine[Any, Any, None]) -> None:
-    """Wait for something that must not be interrupted. A cancellation comes after it.
-
-    In a scope of anyio's that is cancelled, each wait is cancelled, again and again.
-    """
-    task = asyncio.create_task(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    task.result()
-    if cancelled is not None:
-        raise cancelled

@@ -19,7 +19,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
-from sqlalchemy import BigInteger, Boolean, Column, CursorResult, DateTime, Integer, String, Uuid
+from sqlalchemy import BigInteger, Boolean, Column, Connection, CursorResult, DateTime, Integer, Select, String, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeEngine
 
@@ -52,14 +52,31 @@ class Rows:
         """Return all rows of a result."""
         return cls(result.keys(), result.all())
 
-    def cut(self, count: int) -> None:
-        """Drop the rows after the first `count`."""
+    def cut(self, count: int) -> bool:
+        """Drop the rows after the first `count`. Return whether there were more."""
+        has_more = self.count > count
         self.count = min(self.count, count)
         self.columns = {name: values[:count] for name, values in self.columns.items()}
+        return has_more
 
     def one_by_one(self) -> list[Row]:
         """Return the rows, each as a dictionary."""
         return [dict(zip(self.columns, row, strict=True)) for row in zip(*self.columns.values(), strict=True)]
+
+
+def reading(
+    statement: Select[*tuple[Any, ...]],
+    values: Mapping[str, Any],
+    check: Callable[[Connection], None] | None = None,
+) -> Callable[[Connection], Rows]:
+    """Return the work that reads the rows of a statement, after a check of the connection, if there is one."""
+
+    def work(connection: Connection) -> Rows:
+        if check is not None:
+            check(connection)
+        return Rows.all(connection.execute(statement, values))
+
+    return work
 
 
 def first_row(result: CursorResult[*tuple[Any, ...]]) -> Row | None:
@@ -84,8 +101,14 @@ def _time(text: str) -> datetime:
     return datetime.fromisoformat(text).astimezone(UTC)
 
 
+def unquoted(text: str) -> str:
+    """Return what the text of a JSON string says, if that is a time."""
+    return text[1:-1]
+
+
 def quoted_time(text: str) -> datetime:
-    return _time(text[1:-1])  # the text of a JSON string
+    """Return the time in the text of a JSON string."""
+    return _time(unquoted(text))
 
 
 def _times(texts: Iterable[str | None]) -> Iterable[datetime | None]:
@@ -201,6 +224,18 @@ def _checked_json(stored: Any) -> JsonObject | None:  # noqa: ANN401 - what a da
     return value
 
 
+def _read_one_by_one(
+    rows: Rows, read: Callable[[Row], ModelT], unreadable: Callable[[StoredDataError], object]
+) -> list[ModelT]:
+    objects: list[ModelT] = []
+    for row in rows.one_by_one():
+        try:
+            objects.append(read(row))
+        except StoredDataError as error:
+            unreadable(error)
+    return objects
+
+
 class ProcessReader(Generic[StateT]):
     """Reads processes, with states of the repository's state types."""
 
@@ -222,18 +257,7 @@ class ProcessReader(Generic[StateT]):
             states = [readers[each](text) for each, text in zip(types, rows.columns["state"], strict=True)]
             return _make_objects(rows, [each.metadata_type for each in types], {"state": states})
         except Exception:  # noqa: BLE001 - whatever it is, reading the rows one by one finds it
-            return self._read_one_by_one(rows, unreadable)
-
-    def _read_one_by_one(
-        self, rows: Rows, unreadable: Callable[[StoredDataError], object]
-    ) -> list[ProcessMetadata[StateT]]:
-        processes: list[ProcessMetadata[StateT]] = []
-        for row in rows.one_by_one():
-            try:
-                processes.append(self._read_checked(_plain(row, quoted_time)))
-            except StoredDataError as error:
-                unreadable(error)
-        return processes
+            return _read_one_by_one(rows, lambda row: self._read_checked(_plain(row, quoted_time)), unreadable)
 
     def read_one(self, process_id: UUID, fields: str, state: str) -> ProcessMetadata[StateT]:
         """Return the process that `GET_BY_ID` found.
@@ -292,13 +316,7 @@ def read_summaries(rows: Rows, unreadable: Callable[[StoredDataError], object]) 
         steps = {"open_commands": rows.columns.get("open_commands", nothing), "in_step_since": _times(since)}
         return _make_objects(rows, [ProcessSummary] * rows.count, steps)
     except Exception:  # noqa: BLE001 - whatever it is, reading the rows one by one finds it
-        summaries: list[ProcessSummary] = []
-        for row in rows.one_by_one():
-            try:
-                summaries.append(_read_summary(row))
-            except StoredDataError as error:
-                unreadable(error)
-        return summaries
+        return _read_one_by_one(rows, _read_summary, unreadable)
 
 
 def _read_summary(row: Row) -> ProcessSummary:

@@ -48,7 +48,7 @@ from commandbus_process.postgres._advance import Step, is_part_written, save_sta
 from commandbus_process.postgres._bulk import log_many, save_many
 from commandbus_process.postgres._listing import Listing
 from commandbus_process.postgres._parameters import object_key, process_key, sent_parameters, step_key
-from commandbus_process.postgres._reading import ProcessReader, Rows, first_row, read_entries
+from commandbus_process.postgres._reading import ProcessReader, first_row, read_entries, reading
 from commandbus_process.postgres._refusals import (
     is_redelivery,
     match_row_again,
@@ -204,7 +204,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         ids = check_uuids("process_ids", process_ids)
         values = {"key_domain": checked(NAME, "domain", domain), "process_ids": ids}
         processes = self._reader.read_all(
-            await run(self._engine, conn, _reading(_statements.GET_BY_IDS, values)), handle
+            await run(self._engine, conn, reading(_statements.GET_BY_IDS, values)), handle
         )
         found = {process.process_id: process for process in processes}
         return {each: found[each] for each in ids if each in found}
@@ -269,7 +269,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         found: list[ProcessMetadata[StateT]] = []
         is_complete = listing.is_empty
         while not is_complete:
-            rows = await run(self._engine, conn, _reading(statement(), listing.parameters, check))
+            rows = await run(self._engine, conn, reading(statement(), listing.parameters, check))
             processes = self._reader.read_all(rows, handle)
             found += processes
             is_complete = len(processes) == rows.count or not listing.look_further(rows, len(processes))
@@ -342,7 +342,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
     async def get_audit_trail(
         self, domain: str, process_id: UUID, conn: AsyncConnection | None = None
     ) -> list[ProcessAuditEntry]:
-        work = _reading(_statements.AUDIT_TRAIL, process_key(domain, process_id))
+        work = reading(_statements.AUDIT_TRAIL, process_key(domain, process_id))
         return read_entries(domain, process_id, await run(self._engine, conn, work, (domain, process_id)))
 
     @override
@@ -366,7 +366,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         include_unknown: bool = False,
     ) -> list[ProcessAuditEntry]:
         statement = _statements.STEPS_TO_COMPENSATE_OR_UNKNOWN if include_unknown else _statements.STEPS_TO_COMPENSATE
-        work = _reading(statement, process_key(domain, process_id))
+        work = reading(statement, process_key(domain, process_id))
         return read_entries(domain, process_id, await run(self._engine, conn, work, (domain, process_id)))
 
     @override
@@ -417,14 +417,3 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
     def _update_parameters(self, process: ProcessMetadata[StateT]) -> dict[str, Any]:
         """Return the parameters of the statements that update a process."""
         return {**changed_columns(process), **object_key(process), "state": self._states.write(process)}
-
-
-def _reading(
-    statement: Select[Any], values: dict[str, Any], check: Callable[[Connection], None] | None = None
-) -> Callable[[Connection], Rows]:
-    def work(connection: Connection) -> Rows:
-        if check is not None:
-            check(connection)
-        return Rows.all(connection.execute(statement, values))
-
-    return work

@@ -14,7 +14,6 @@ from sqlalchemy import (
     Text,
     Uuid,
     and_,
-    any_,
     bindparam,
     cast,
     delete,
@@ -30,23 +29,22 @@ from sqlalchemy import (
 from sqlalchemy.sql.elements import TextClause
 
 from commandbus_process._columns import ERASED, ERASED_ENTRY, PROCESS_KEY
-from commandbus_process.models import ProcessStatus
+from commandbus_process.models import TERMINAL
 from commandbus_process.postgres._expressions import (
+    COUNT,
     IS_PROCESS,
     ONE,
     equals_if_given,
-    key_parameter,
+    has_given_id,
     names_equal,
 )
-from commandbus_process.postgres._listing import LIMIT, in_order, in_status, sorted_by
+from commandbus_process.postgres._listing import LIMIT, in_order, in_status, is_one_of, sorted_by
 from commandbus_process.postgres._statements import ENTRY_SELECTED
 from commandbus_process.tables import process, process_audit
 
-TERMINAL = tuple(sorted(status.value for status in ProcessStatus if status.is_terminal))
+ENDED = tuple(sorted(TERMINAL))
 
 READ_COMMITTED: TextClause = text("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
-
-_IDS = bindparam("process_ids", type_=ARRAY(Uuid))
 
 # Rows of other software may have no time of completion. Their last change ended them.
 _ENDED_AT = func.coalesce(process.c.completed_at, process.c.updated_at, type_=process.c.updated_at.type)
@@ -54,10 +52,6 @@ _IS_DUE = and_(
     bindparam("ended_before", type_=process.c.updated_at.type) > _ENDED_AT,
     equals_if_given(process.c.process_type, "process_type"),
 )
-
-
-# Qualified, like every function that the library calls.
-_COUNT = func.pg_catalog.count(literal_column("*"), type_=BigInteger())
 
 
 @cache
@@ -85,7 +79,7 @@ def lock_due(statuses: tuple[str, ...], given: frozenset[str]) -> Select[*tuple[
     last = select(seen.c.sort_key, seen.c.process_id).order_by(*sorted_by(seen, "sort_key", newest_first=True))
     last_seen = last.limit(ONE).subquery("last_seen")
     return select(
-        select(_COUNT).select_from(seen).scalar_subquery().label("seen"),
+        select(COUNT).select_from(seen).scalar_subquery().label("seen"),
         select(cast(func.pg_catalog.to_json(last_seen.c.sort_key), Text))
         .select_from(last_seen)
         .scalar_subquery()
@@ -103,10 +97,9 @@ def delete_ended(statuses: tuple[str, ...]) -> Select[*tuple[Any, ...]]:
     after the processes are locked, so it sees every step that was logged before. No new one can come in, because
     logging a step locks the process, too.
     """
-    of_batch = and_(process.c.domain == key_parameter(process.c.domain), process.c.process_id == any_(_IDS))
     due = (
         select(*process.primary_key)
-        .where(of_batch, in_status(statuses), _IS_DUE)
+        .where(has_given_id(process), in_status(statuses), _IS_DUE)
         .with_for_update()
         .cte("due")
         .prefix_with("MATERIALIZED")
@@ -119,14 +112,14 @@ def delete_ended(statuses: tuple[str, ...]) -> Select[*tuple[Any, ...]]:
     )
     processes = delete(process).where(names_equal(process, due, PROCESS_KEY)).returning(ONE.label("one")).cte("deleted")
     return select(
-        select(_COUNT).select_from(processes).scalar_subquery().label("processes"),
-        select(_COUNT).select_from(steps).scalar_subquery().label("steps"),
+        select(COUNT).select_from(processes).scalar_subquery().label("processes"),
+        select(COUNT).select_from(steps).scalar_subquery().label("steps"),
     )
 
 
 TRAILS = (
     select(process_audit.c.process_id, *ENTRY_SELECTED)
-    .where(process_audit.c.domain == key_parameter(process_audit.c.domain), process_audit.c.process_id == any_(_IDS))
+    .where(has_given_id(process_audit))
     .order_by(process_audit.c.process_id, process_audit.c.sent_at, process_audit.c.id)
 )
 
@@ -145,7 +138,7 @@ def _size(table: Table) -> ColumnElement[int]:
 def preview(statuses: tuple[str, ...]) -> Select[*tuple[Any, ...]]:
     """Return the statement that counts what is due, by type and by the month of its end in UTC."""
     steps = (
-        select(_COUNT.label("steps"), func.pg_catalog.sum(_size(process_audit)).label("bytes"))
+        select(COUNT.label("steps"), func.pg_catalog.sum(_size(process_audit)).label("bytes"))
         .where(names_equal(process_audit, process, PROCESS_KEY))
         .lateral("trail")
     )
@@ -161,7 +154,7 @@ def preview(statuses: tuple[str, ...]) -> Select[*tuple[Any, ...]]:
         select(
             process.c.process_type,
             month.label("month"),
-            _COUNT.label("processes"),
+            COUNT.label("processes"),
             cast(func.pg_catalog.sum(steps.c.steps), BigInteger).label("steps"),
             cast(size, BigInteger).label("bytes"),
         )
@@ -198,7 +191,7 @@ def _differs(table: Table, values: dict[str, ColumnElement[Any]]) -> ColumnEleme
 def _erase() -> Select[*tuple[Any, ...]]:
     of_process, of_entry = _emptied(process, ERASED), _emptied(process_audit, ERASED_ENTRY)
     held = select(*process.primary_key, process.c.status).where(IS_PROCESS).with_for_update(key_share=True).cte("held")
-    is_ended = held.c.status.in_([literal_column(f"'{status}'", String()) for status in TERMINAL])
+    is_ended = is_one_of(held.c.status, ENDED)
     payloads = (
         update(process_audit)
         .where(names_equal(process_audit, held, PROCESS_KEY), is_ended, _differs(process_audit, of_entry))

@@ -6,16 +6,12 @@ Each is built once, at import, and can be compiled without a database. `tests/sq
 from typing import Any
 
 from sqlalchemy import (
-    ARRAY,
     ColumnElement,
     FromClause,
     Select,
     String,
     Text,
-    Uuid,
     and_,
-    any_,
-    bindparam,
     cast,
     func,
     literal_column,
@@ -44,10 +40,12 @@ from commandbus_process.postgres._expressions import (
     IS_STEP,
     OF_PROCESS,
     ONE,
+    PROCESS_SELECTED,
     STAMP,
     WRITTEN,
     equals_given,
     equals_if_given,
+    has_given_id,
     key_parameter,
     names_equal,
     parameter,
@@ -105,10 +103,7 @@ GET_BY_ID = select(
     cast(func.pg_catalog.json_build_array(*(process.c[name] for name in FIELDS), STAMP), Text).label("fields"),
     selected(process.c.state),
 ).where(IS_PROCESS)
-GET_BY_IDS = select(*(selected(process.c[name]) for name in READ), STAMP.label("stamp")).where(
-    process.c.domain == key_parameter(process.c.domain),
-    process.c.process_id == any_(bindparam("process_ids", type_=ARRAY(Uuid))),
-)
+GET_BY_IDS = select(*PROCESS_SELECTED).where(has_given_id(process))
 # FOR NO KEY UPDATE makes other writers of the process wait. Plain FOR UPDATE would also block inserting its steps,
 # because their foreign key takes FOR KEY SHARE on the process.
 GET_BY_ID_LOCKING = GET_BY_ID.with_for_update(key_share=True)

@@ -23,7 +23,7 @@ from sqlalchemy.dialects.postgresql import array
 from commandbus_process._columns import PROCESS_KEY
 from commandbus_process.models import ReplyOutcome
 from commandbus_process.postgres._expressions import COUNT, names_equal, selected
-from commandbus_process.postgres._listing import LIMIT, NOT_ENDED, conditions, in_status
+from commandbus_process.postgres._listing import LIMIT, NOT_ENDED, conditions, in_status, last_seen
 from commandbus_process.tables import process, process_audit
 
 PERCENTILES = (0.5, 0.95, 0.99)
@@ -87,12 +87,8 @@ def open_steps(statuses: tuple[str, ...], given: frozenset[str], *, before: bool
     if before:
         wanted.append(process_audit.c.sent_at < bindparam("sent_before", type_=process_audit.c.sent_at.type))
     if "after_id" in given:
-        last = tuple_(
-            cast(bindparam("after_key", type_=Text()), process_audit.c.sent_at.type),
-            bindparam("after_id", type_=process_audit.c.process_id.type),
-            bindparam("after_command", type_=process_audit.c.command_id.type),
-        )
-        wanted.append(tuple_(*row) > last)
+        sent_at, process_id, command_id = row
+        wanted.append(tuple_(*row) > last_seen(sent_at, after_id=process_id, after_command=command_id))
     columns = (process.c.domain, process.c.process_id, process.c.process_type, process.c.business_key)
     return (
         select(*columns, *(selected(process_audit.c[name]) for name in OPEN_COMMAND))

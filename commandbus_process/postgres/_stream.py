@@ -1,14 +1,25 @@
 """Read any number of processes, one after the other, in flat memory."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any, Generic
 from uuid import UUID
 
+from sqlalchemy import Select, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from typing_extensions import override
 
-from commandbus_process.errors import StoredDataError
+from commandbus_process.errors import InvalidInputError, StoredDataError
 from commandbus_process.models import ProcessMetadata, StateT
-from commandbus_process.postgres._reading import ProcessReader, Rows
+from commandbus_process.postgres._reading import ProcessReader, Rows, unquoted
+from commandbus_process.postgres._transaction import (
+    check_connection,
+    check_not_in_use,
+    is_in_autocommit,
+    transaction,
+    translated_errors,
+)
 
 BATCH = 1_000
 """How many processes are read at a time, and held in memory."""
@@ -48,7 +59,7 @@ class ProcessStream(AsyncIterator[ProcessMetadata[StateT]], Generic[StateT]):
 
         `None`: the stream began at the beginning, and has returned nothing yet.
         """
-        return self._begin if self._last is None else self._cursor_of(self._keys[self._last][1:-1], self._last)
+        return self._begin if self._last is None else self._cursor_of(unquoted(self._keys[self._last]), self._last)
 
     @override
     async def __anext__(self) -> ProcessMetadata[StateT]:
@@ -66,3 +77,53 @@ class ProcessStream(AsyncIterator[ProcessMetadata[StateT]], Generic[StateT]):
         keys: Any = rows.columns.pop("sort_key")
         self._keys = dict(zip(rows.columns["process_id"], keys, strict=True))
         self._items = self._reader.read_all(rows, self._unreadable)[::-1]
+
+
+@asynccontextmanager
+async def read_only(engine: AsyncEngine, conn: AsyncConnection | None) -> AsyncGenerator[AsyncConnection]:
+    """Yield a connection in a read-only transaction, or the caller's."""
+    check_connection(conn)
+    if conn is None:
+        async with transaction(engine) as connection:
+            await connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+            yield connection
+    elif await conn.run_sync(is_in_autocommit):
+        raise InvalidInputError("conn", "is in autocommit, where a cursor ends with its statement")
+    else:
+        await conn.run_sync(check_not_in_use)
+        yield conn
+
+
+@asynccontextmanager
+async def server_side(
+    connection: AsyncConnection, statement: Select[Any], values: dict[str, Any]
+) -> AsyncGenerator[Callable[[], Awaitable[Rows]]]:
+    """Open a cursor in the server, and yield what reads its next rows."""
+    with translated_errors("filter"):
+        result = await connection.stream(statement, values, execution_options={"yield_per": BATCH})
+    try:
+
+        async def read() -> Rows:
+            with translated_errors("filter"):
+                return Rows(result.keys(), await result.fetchmany(BATCH))
+
+        yield read
+    finally:
+        await _finished(result.close())
+
+
+async def _finished(work: Coroutine[Any, Any, None]) -> None:
+    """Wait for something that must not be interrupted. A cancellation comes after it.
+
+    In a scope of anyio's that is cancelled, each wait is cancelled, again and again.
+    """
+    task = asyncio.create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    task.result()
+    if cancelled is not None:
+        raise cancelled

@@ -48,11 +48,11 @@ CLAIMS = {
     for given in ((), ("process_type",), ("updated_before",), ("process_type", "updated_before"))
 }
 PURGES = {
-    "purge: lock": _retention.lock_due(_retention.TERMINAL, frozenset({"created_before", "limit"})),
+    "purge: lock": _retention.lock_due(_retention.ENDED, frozenset({"created_before", "limit"})),
     "purge: lock more": _retention.lock_due(
-        _retention.TERMINAL, frozenset({"created_before", "limit", "after_key", "after_id"})
+        _retention.ENDED, frozenset({"created_before", "limit", "after_key", "after_id"})
     ),
-    "purge: delete": _retention.delete_ended(_retention.TERMINAL),
+    "purge: delete": _retention.delete_ended(_retention.ENDED),
 }
 ON = frozenset({"limit", "after_key", "after_id"})
 ALL = tuple(sorted(ProcessStatus))

@@ -43,10 +43,10 @@ def statements() -> Iterator[tuple[str, ClauseElement]]:
     yield "step_statistics", _statistics.step_statistics(TWO, frozenset({"created_after"}))
     yield "open_steps", _statistics.open_steps(TWO, on | {"after_command"}, before=True)
     due = frozenset({"created_before", "limit"})
-    yield "lock_due_first", _retention.lock_due(_retention.TERMINAL, due)
+    yield "lock_due_first", _retention.lock_due(_retention.ENDED, due)
     yield "lock_due", _retention.lock_due(("FAILED",), due | {"after_key", "after_id"})
-    yield "delete_ended", _retention.delete_ended(_retention.TERMINAL)
-    yield "preview_ended", _retention.preview(_retention.TERMINAL)
+    yield "delete_ended", _retention.delete_ended(_retention.ENDED)
+    yield "preview_ended", _retention.preview(_retention.ENDED)
     yield "count", _pages.count(TWO, frozenset({"limit"}))
 
 

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from alembic import command
 from alembic.util import CommandError
-from sqlalchemy import create_engine
+from sqlalchemy import Connection, create_engine
 
 from commandbus_process.migrations import alembic_config
 from tests.support.databases import async_url, execute
@@ -52,6 +52,13 @@ def validity(url: str) -> dict[str, bool]:
         return dict(found.fetchall())
 
 
+def upgrade_in(connection: Connection) -> None:
+    """Upgrade in the transaction of a host application."""
+    config = alembic_config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
 @pytest.mark.parametrize("finisher", ["the next upgrade", "a host's transaction"])
 def test_an_upgrade_that_was_interrupted_is_finished_by_the_next(empty_database_url: str, finisher: str) -> None:
     url = empty_database_url
@@ -67,9 +74,7 @@ def test_an_upgrade_that_was_interrupted_is_finished_by_the_next(empty_database_
     else:
         engine = create_engine(async_url(url))
         with engine.begin() as host:
-            config = alembic_config()
-            config.attributes["connection"] = host
-            command.upgrade(config, "head")
+            upgrade_in(host)
         engine.dispose()
     assert (revision_of(url), validity(url)) == ("0005", dict.fromkeys(INDEXES, True))
     assert rows(url) == kept
@@ -137,9 +142,7 @@ def test_a_host_upgrades_in_its_transaction(empty_database_url: str) -> None:
     engine = create_engine(async_url(url))
     with engine.connect() as connection, connection.begin() as transaction:
         before = connection.exec_driver_sql("SHOW lock_timeout").scalar()
-        config = alembic_config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        upgrade_in(connection)
         assert connection.exec_driver_sql("SHOW lock_timeout").scalar() == before
         transaction.rollback()
     assert (revision_of(url), validity(url)) == ("0003", {})
