@@ -98,6 +98,11 @@ def search_path_pinned(connection: Connection) -> Generator[None]:
 TRY_LOCK = text(
     "SELECT pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended('commandbus_process.alembic', 0))"
 )
+# Settings of the migrator's role that would end the transaction with the lock. Older servers do not have all of them.
+KEEP_OPEN = text(
+    "SELECT pg_catalog.set_config(name, '0', true) FROM pg_catalog.pg_settings "
+    "WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout')"
+)
 LONGEST_WAIT = 3600.0  # seconds: an upgrade that builds indexes on large tables takes long
 PAUSE = 0.1
 
@@ -131,7 +136,7 @@ def only_migrator(engine: Engine) -> Generator[None]:
     with engine.connect() as connection:
         connection.execution_options(isolation_level="READ COMMITTED")
         wait_until_alone(connection, keep_transaction=False)
-        connection.execute(text("SELECT pg_catalog.set_config('idle_in_transaction_session_timeout', '0', true)"))
+        connection.execute(KEEP_OPEN)
         yield
 
 

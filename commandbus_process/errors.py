@@ -60,9 +60,10 @@ class UnindexedFilterError(InvalidInputError):
 
     def __init__(self, conditions: tuple[str, ...]) -> None:
         self.conditions = conditions
+        unserved = " and ".join("a look into all trails" if each == "trails" else each for each in conditions)
         super().__init__(
             "filter",
-            f"no index serves {' and '.join(conditions)} among processes that have ended; add created_after, "
+            f"no index serves {unserved} among processes that have ended; add created_after, "
             "deadline_before or a business_key, leave the terminal statuses out, or pass allow_scan=True",
         )
 

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 import re
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +13,15 @@ from commandbus_process.postgres._listing import Listing
 
 _VERSION = b"1"
 _MARK_LENGTH = 12  # bytes: enough that two lists do not have the same mark by chance
+_TIME = re.compile(
+    r"(?P<year>\d{4,6})"
+    r"(?P<rest>-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?[+-]\d\d:[0-5]\d(:[0-5]\d)?)"
+    r"(?P<era> BC)?",
+    re.ASCII,
+)
+"""How the server writes a time in JSON."""
+_FIRST_DATE, _LAST_DATE = (-4713, 11, 24), (294276, 12, 31)
+_MOST_OFFSET = timedelta(hours=16)  # the server accepts only smaller ones
 _DAMAGED = "is not a cursor of this library, or is damaged"
 
 
@@ -63,9 +72,25 @@ def decode(mark: bytes, cursor: str, ids: int = 1) -> tuple[str, list[UUID]]:
 def _check_time(text: str) -> None:
     """Reject what the server could not read as a time: its error would abort the caller's transaction.
 
+    The server's times are from 4714-11-24 BC to 294276-12-31 (src/include/datatype/timestamp.h in PostgreSQL), and
+    Python's years from 1 to 9999. So the time is looked at in a year that has the same leap day.
+
     Raises:
         ValueError: It is not a time.
     """
-    if text not in {"infinity", "-infinity"}:
-        # PostgreSQL knows years that Python does not.
-        datetime.fromisoformat(re.sub(r"^\d{4,6}(?=-)", "2000", text.removesuffix(" BC")))
+    if text in {"infinity", "-infinity"}:
+        return
+    parts = _TIME.fullmatch(text)
+    if parts is None:
+        raise ValueError(_DAMAGED)
+    year = int(parts["year"]) if parts["era"] is None else 1 - int(parts["year"])
+    known_year = 2000 + year % 400  # the calendar repeats itself after 400 years
+    time = datetime.fromisoformat(f"{known_year}{parts['rest']}")
+    in_utc = time.astimezone(UTC)
+    date = (year + in_utc.year - known_year, in_utc.month, in_utc.day)
+    if (
+        not int(parts["year"])
+        or not _FIRST_DATE <= date <= _LAST_DATE
+        or abs(time.utcoffset() or timedelta()) >= _MOST_OFFSET
+    ):
+        raise ValueError(_DAMAGED)

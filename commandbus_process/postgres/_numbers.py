@@ -1,11 +1,11 @@
 """Turn rows into numbers for operators, and into commands without a reply."""
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any
 
 from commandbus_process.errors import StoredDataError
 from commandbus_process.models import ProcessStatus
-from commandbus_process.postgres._reading import Row, Rows, quoted_time
+from commandbus_process.postgres._reading import Row, Rows, quoted_time, read_one_by_one
 from commandbus_process.summaries import BacklogGroup, OpenCommand, StepStatistics
 
 
@@ -39,24 +39,21 @@ def _statistics(row: Row) -> StepStatistics:
     return StepStatistics(**row, median=median, percentile_95=percentile_95, percentile_99=percentile_99)
 
 
-def read_open_commands(rows: Rows) -> list[OpenCommand]:
+def read_open_commands(rows: Rows, unreadable: Callable[[StoredDataError], object]) -> list[OpenCommand]:
     """Return commands without a reply.
 
-    Raises:
-        StoredDataError: One has a time that Python cannot represent.
+    Args:
+        rows: What was found.
+        unreadable: Called with the error about each row that cannot be read. If it returns, the row is left out.
     """
-    return [_open_command(row) for row in rows.one_by_one()]
+    return read_one_by_one(rows, _open_command, unreadable)
 
 
-def _open_command(row: dict[str, Any]) -> OpenCommand:
+def _open_command(row: Row) -> OpenCommand:
     try:
-        return OpenCommand(
-            sent_at=quoted_time(row["sent_at"]), **{name: row[name] for name in row if name != "sent_at"}
-        )
+        sent_at = quoted_time(row["sent_at"])
     except (ValueError, OverflowError):
-        raise StoredDataError(
-            row["domain"],
-            row["process_id"],
-            "sent_at: the time cannot be represented",
-            what=f"the stored entry of command {row['command_id']}",
-        ) from None
+        what = f"the stored entry of command {row['command_id']}"
+        why = "sent_at: the time cannot be represented"
+        raise StoredDataError(row["domain"], row["process_id"], why, what=what) from None
+    return OpenCommand(**{**row, "sent_at": sent_at})

@@ -259,6 +259,7 @@ class PostgresProcessQueries(Generic[StateT]):
         limit: int = 100,
         after: str | None = None,
         allow_scan: bool = False,
+        on_unreadable: OnUnreadable = "raise",
     ) -> Page[OpenCommand]:
         """Return one page of the commands that have no reply, the one that was sent first at the front.
 
@@ -272,11 +273,14 @@ class PostgresProcessQueries(Generic[StateT]):
             limit: The maximum number of commands, from 1 to 100,000.
             after: The `next` of the page before; `None` for the first page.
             allow_scan: Whether a filter is allowed that reads without a limit.
+            on_unreadable: What to do with a command that cannot be read. If it is left out, the page has fewer items.
 
         Raises:
             UnindexedFilterError: The filter names terminal statuses, and nothing limits what is read.
             InvalidInputError: The cursor is damaged, or belongs to another filter or `sent_before`.
+            StoredDataError: A command was sent at a time that Python cannot represent. The error names the command.
         """
+        handle = unreadable_handler(on_unreadable)
         size = checked(_PAGE_LIMIT, "limit", limit)
         before = None if sent_before is None else checked(TIME, "sent_before", sent_before)
         listing = Listing(filter)
@@ -297,7 +301,7 @@ class PostgresProcessQueries(Generic[StateT]):
         if rows.cut(size):
             key, process_id, command_id = (rows.columns[name][-1] for name in ("sent_at", "process_id", "command_id"))
             following = _cursors.encode(mark, unquoted(key), process_id, command_id)
-        return Page(read_open_commands(rows), following)
+        return Page(read_open_commands(rows, handle), following)
 
     def _listing(self, wanted: ProcessFilter, *, allow_scan: bool, reads_trails: bool = False) -> Listing:
         listing = Listing(wanted)

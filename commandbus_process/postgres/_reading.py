@@ -32,7 +32,7 @@ from commandbus_process.errors import StoredDataError, StoredStateError
 from commandbus_process.models import JsonObject, ProcessAuditEntry, ProcessMetadata, StateT
 from commandbus_process.postgres._stamps import private_with
 from commandbus_process.postgres._statements import FIELDS
-from commandbus_process.summaries import ProcessSummary
+from commandbus_process.summaries import ItemT, ProcessSummary
 from commandbus_process.tables import process, process_audit
 
 Row: TypeAlias = dict[str, Any]
@@ -224,10 +224,11 @@ def _checked_json(stored: Any) -> JsonObject | None:  # noqa: ANN401 - what a da
     return value
 
 
-def _read_one_by_one(
-    rows: Rows, read: Callable[[Row], ModelT], unreadable: Callable[[StoredDataError], object]
-) -> list[ModelT]:
-    objects: list[ModelT] = []
+def read_one_by_one(
+    rows: Rows, read: Callable[[Row], ItemT], unreadable: Callable[[StoredDataError], object]
+) -> list[ItemT]:
+    """Return what `read` makes of each row. Rows about which `unreadable` returns are left out."""
+    objects: list[ItemT] = []
     for row in rows.one_by_one():
         try:
             objects.append(read(row))
@@ -257,7 +258,7 @@ class ProcessReader(Generic[StateT]):
             states = [readers[each](text) for each, text in zip(types, rows.columns["state"], strict=True)]
             return _make_objects(rows, [each.metadata_type for each in types], {"state": states})
         except Exception:  # noqa: BLE001 - whatever it is, reading the rows one by one finds it
-            return _read_one_by_one(rows, lambda row: self._read_checked(_plain(row, quoted_time)), unreadable)
+            return read_one_by_one(rows, lambda row: self._read_checked(_plain(row, quoted_time)), unreadable)
 
     def read_one(self, process_id: UUID, fields: str, state: str) -> ProcessMetadata[StateT]:
         """Return the process that `GET_BY_ID` found.
@@ -316,7 +317,7 @@ def read_summaries(rows: Rows, unreadable: Callable[[StoredDataError], object]) 
         steps = {"open_commands": rows.columns.get("open_commands", nothing), "in_step_since": _times(since)}
         return _make_objects(rows, [ProcessSummary] * rows.count, steps)
     except Exception:  # noqa: BLE001 - whatever it is, reading the rows one by one finds it
-        return _read_one_by_one(rows, _read_summary, unreadable)
+        return read_one_by_one(rows, _read_summary, unreadable)
 
 
 def _read_summary(row: Row) -> ProcessSummary:

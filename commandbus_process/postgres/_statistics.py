@@ -12,7 +12,6 @@ from sqlalchemy import (
     and_,
     bindparam,
     cast,
-    extract,
     func,
     literal_column,
     select,
@@ -50,7 +49,11 @@ def backlog(given: frozenset[str]) -> Select[Any]:
 @cache
 def step_statistics(statuses: tuple[str, ...], given: frozenset[str]) -> Select[Any]:
     """Return the statement that counts the steps of the processes by their names, and measures how long they took."""
-    seconds = cast(extract("epoch", process_audit.c.received_at - process_audit.c.sent_at), Float())
+    # Not the difference of two times: if one of them is infinite, the server raises an error.
+    seconds = _epoch(process_audit.c.received_at) - _epoch(process_audit.c.sent_at)
+    is_finite = and_(
+        *(func.pg_catalog.isfinite(each) for each in (process_audit.c.received_at, process_audit.c.sent_at))
+    )
     quantiles = array([literal_column(str(each), Float()) for each in PERCENTILES])
     return (
         select(
@@ -58,12 +61,16 @@ def step_statistics(statuses: tuple[str, ...], given: frozenset[str]) -> Select[
             COUNT.label("commands"),
             *(COUNT.filter(_ended_as(outcome)).label(outcome.name.lower()) for outcome in ReplyOutcome),
             COUNT.filter(_OPEN).label("open"),
-            func.pg_catalog.percentile_cont(quantiles).within_group(seconds).label("seconds"),
+            func.pg_catalog.percentile_cont(quantiles).within_group(seconds).filter(is_finite).label("seconds"),
         )
         .join_from(process, process_audit, _TRAIL_OF_PROCESS)
         .where(in_status(statuses), *conditions(given))
         .group_by(process_audit.c.step_name)
     )
+
+
+def _epoch(time: ColumnElement[Any]) -> ColumnElement[float]:
+    return func.pg_catalog.date_part(literal_column("'epoch'"), time, type_=Float())
 
 
 def _ended_as(outcome: ReplyOutcome) -> ColumnElement[bool]:

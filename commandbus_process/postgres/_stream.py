@@ -15,6 +15,7 @@ from commandbus_process.models import ProcessMetadata, StateT
 from commandbus_process.postgres._reading import ProcessReader, Rows, unquoted
 from commandbus_process.postgres._transaction import (
     check_connection,
+    check_not_aborted,
     check_not_in_use,
     is_in_autocommit,
     transaction,
@@ -91,6 +92,7 @@ async def read_only(engine: AsyncEngine, conn: AsyncConnection | None) -> AsyncG
         raise InvalidInputError("conn", "is in autocommit, where a cursor ends with its statement")
     else:
         await conn.run_sync(check_not_in_use)
+        await conn.run_sync(check_not_aborted)
         yield conn
 
 

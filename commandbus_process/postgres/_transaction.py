@@ -198,7 +198,7 @@ async def atomic(engine: AsyncEngine, conn: AsyncConnection | None) -> AsyncGene
         raise InvalidInputError("conn", "is in autocommit, where several statements cannot be atomic")
     else:
         sync_connection = cast("Connection", conn.sync_connection)
-        _check_not_aborted(sync_connection)
+        check_not_aborted(sync_connection)
         with savepoint_open(sync_connection):
             async with conn.begin_nested():
                 yield conn
@@ -306,12 +306,17 @@ def check_can_lock(connection: Connection) -> None:
 
 def _run_on(connection: Connection, work: Callable[[Connection], ResultT]) -> ResultT:
     """Run `work` on a connection, if its transaction is not aborted."""
-    _check_not_aborted(connection)
+    check_not_aborted(connection)
     with encodable_texts(connection, psycopg_connection(connection)):
         return work(connection)
 
 
-def _check_not_aborted(connection: Connection) -> None:
+def check_not_aborted(connection: Connection) -> None:
+    """Reject a connection whose transaction an earlier error has aborted.
+
+    Raises:
+        InvalidInputError: It has one.
+    """
     if psycopg_connection(connection).pgconn.transaction_status == TransactionStatus.INERROR:
         # The server would reject each statement, and SQLAlchemy's error would quote the state.
         raise InvalidInputError("conn", "is in a transaction that an earlier error aborted; roll that back first")

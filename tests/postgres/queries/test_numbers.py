@@ -21,8 +21,10 @@ from commandbus_process import (
     ProcessMetadata,
     ProcessStatus,
     ReplyOutcome,
+    StoredDataError,
     UnindexedFilterError,
 )
+from tests.support.databases import execute
 from tests.support.items import DOMAIN, NOON, Step, new_process
 
 Queries = PostgresProcessQueries[JsonObject]
@@ -192,3 +194,50 @@ async def test_statistics_of_all_that_has_ended_are_a_scan(queries: Queries, con
     assert error.value.conditions == ("trails",)
     assert await queries.step_statistics(wanted, conn, allow_scan=True) == []
     assert await queries.step_statistics(ProcessFilter(domain=DOMAIN, business_key="A-1"), conn) == []
+
+
+INFINITE = """
+UPDATE commandbus.process_audit SET sent_at = '-infinity' WHERE step_name = 'early';
+UPDATE commandbus.process_audit SET received_at = 'infinity' WHERE step_name = 'late';
+UPDATE commandbus.process_audit SET sent_at = 'infinity', received_at = 'infinity' WHERE step_name = 'never';
+UPDATE commandbus.process_audit SET sent_at = '4713-01-01 BC', received_at = '294276-01-01' WHERE step_name = 'long'
+"""
+
+
+async def test_a_time_that_python_cannot_represent_hides_no_other(
+    queries: Queries, repository: Repository, database_url: str
+) -> None:
+    def entry(step: str, number: int, *, is_open: bool = False) -> ProcessAuditEntry:
+        outcome = None if is_open else ReplyOutcome.SUCCESS
+        received_at = None if is_open else NOON + timedelta(seconds=number)
+        return ProcessAuditEntry(
+            step_name=step,
+            command_id=UUID(int=number),
+            command_type="Do",
+            sent_at=NOON,
+            reply_outcome=outcome,
+            received_at=received_at,
+        )
+
+    process = new_process()
+    await repository.save(process)
+    for number, step in enumerate(["charge", "early", "late", "never", "long"], 1):
+        await repository.log_step(DOMAIN, process.process_id, entry(step, number))
+    await repository.log_step(DOMAIN, process.process_id, entry("early", 8, is_open=True))
+    await repository.log_step(DOMAIN, process.process_id, entry("charge", 9, is_open=True))
+    execute(database_url, INFINITE)
+    found = await queries.step_statistics(
+        ProcessFilter(domain=DOMAIN, process_type=process.process_type), allow_scan=True
+    )
+    medians = {each.step_name: each.median for each in found}
+    assert medians.pop("long", None) is not None
+    assert medians == {"charge": timedelta(seconds=1), "early": None, "late": None, "never": None}
+    assert [(each.commands, each.success, each.open) for each in found if each.step_name == "early"] == [(2, 1, 1)]
+    with pytest.raises(StoredDataError, match="sent_at") as error:
+        await queries.open_steps(ProcessFilter(domain=DOMAIN))
+    assert error.value.process_id == process.process_id
+    errors: list[StoredDataError] = []
+    first = await queries.open_steps(ProcessFilter(domain=DOMAIN), limit=1, on_unreadable=errors.append)
+    assert (first.items, len(errors)) == ([], 1)
+    rest = await queries.open_steps(ProcessFilter(domain=DOMAIN), limit=1, after=first.next, on_unreadable="skip")
+    assert ([each.command_id for each in rest.items], rest.next) == ([UUID(int=9)], None)

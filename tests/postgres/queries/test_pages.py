@@ -1,5 +1,6 @@
 """Pages show each process that matches once, in their order, and a cursor fits only its own list."""
 
+import base64
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -234,6 +235,30 @@ async def test_a_cursor_keeps_times_that_python_cannot_represent(
     assert [each.process_id for each in found] == ids[4:]
     with pytest.raises(StoredDataError):
         await queries.page(wanted)
+
+
+async def test_no_damage_to_a_cursor_aborts_the_callers_transaction(
+    queries: Queries, repository: Repository, engine: AsyncEngine
+) -> None:
+    await repository.save_many(some_processes())
+    chance = random.Random(17)  # noqa: S311 - no secret
+    wanted = ProcessFilter(domain=DOMAIN)
+    page = await queries.page(wanted, limit=2)
+    assert page.next is not None
+    raw = base64.urlsafe_b64decode(page.next + "=" * (-len(page.next) % 4))
+    refused = 0
+    async with engine.connect() as conn:
+        for _ in range(500):
+            damaged = bytearray(raw)
+            for _ in range(chance.randint(1, 3)):  # the key is at the end: digits, signs and letters
+                damaged[-chance.randint(1, 25)] = chance.choice(b"0123456789+-:T. BC")
+            after = base64.urlsafe_b64encode(damaged).rstrip(b"=").decode()
+            try:
+                await queries.page(wanted, conn, after=after)
+            except InvalidInputError:
+                refused += 1
+        assert (await queries.count(wanted, conn)).value > 0
+    assert 0 < refused < 500
 
 
 TERMINAL = [ProcessStatus.COMPLETED]

@@ -10,7 +10,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 from pydantic import BaseModel
-from sqlalchemy import delete, update
+from sqlalchemy import delete, text, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from commandbus_process import (
@@ -196,6 +197,18 @@ async def test_a_consistent_stream_in_the_callers_transaction(
         with pytest.raises(InvalidInputError, match="autocommit"):
             async with queries.stream(WANTED, autocommit, consistent=True):
                 pass
+
+
+@pytest.mark.parametrize("consistent", [False, True])
+async def test_a_stream_on_an_aborted_connection_is_an_error(
+    queries: Queries, engine: AsyncEngine, *, consistent: bool
+) -> None:
+    async with engine.connect() as conn:
+        with pytest.raises(DBAPIError):
+            await conn.execute(text("SELECT 1 / 0"))
+        with pytest.raises(InvalidInputError, match="aborted"):
+            async with queries.stream(WANTED, conn, consistent=consistent) as stream:
+                await anext(stream)
 
 
 class Numbered(BaseModel):

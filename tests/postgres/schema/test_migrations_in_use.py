@@ -9,9 +9,11 @@ import pytest
 from alembic import command
 from alembic.util import CommandError
 from sqlalchemy import Connection, create_engine
+from sqlalchemy.engine import make_url
 
 from commandbus_process.migrations import alembic_config
-from tests.support.databases import async_url, execute
+from tests.support.databases import Server, async_url, execute
+from tests.support.pgbouncer import NOT_PREPARING, login_role, running_pgbouncer
 from tests.support.schema import (
     FIRST,
     PATIENCE,
@@ -116,6 +118,26 @@ def test_a_second_upgrade_does_not_keep_the_first_one_from_building(empty_databa
             wait_until(lambda: bool(builds(connection)) and sessions(connection) == 3, processes)
         told = [process.communicate(timeout=PATIENCE)[1] for process in processes]
         assert [process.returncode for process in processes] == [0, 0], told
+    assert (revision_of(url), validity(url)) == ("0005", dict.fromkeys(INDEXES, True))
+
+
+@pytest.mark.usefixtures("login")  # skips without PgBouncer
+def test_one_upgrade_at_a_time_behind_a_transaction_pooler(empty_database_url: str, newest_server: Server) -> None:
+    """There, each transaction has another session, so the lock of a session would be nobody's."""
+    url = empty_database_url
+    adopted(url, "0004")
+    owner = make_url(newest_server.url).username
+    assert owner is not None
+    with (
+        login_role(newest_server.url, owner) as name,
+        running_pgbouncer(newest_server.url, name, "default_pool_size = 8", *NOT_PREPARING) as pgbouncer,
+        upgrades(pgbouncer.in_front_of(url), 4) as processes,
+    ):
+        with snapshot(url) as connection:
+            wait_until(lambda: bool(builds(connection)) and sessions(connection) > 3, processes)
+            assert len(builds(connection)) == 1
+        told = [process.communicate(timeout=PATIENCE)[1] for process in processes]
+        assert [process.returncode for process in processes] == [0] * 4, told
     assert (revision_of(url), validity(url)) == ("0005", dict.fromkeys(INDEXES, True))
 
 
