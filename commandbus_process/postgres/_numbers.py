@@ -51,9 +51,8 @@ def read_open_commands(rows: Rows, unreadable: Callable[[StoredDataError], objec
 
 def _open_command(row: Row) -> OpenCommand:
     try:
-        sent_at = quoted_time(row["sent_at"])
+        return OpenCommand(sent_at=quoted_time(row.pop("sent_at")), **row)
     except (ValueError, OverflowError):
         what = f"the stored entry of command {row['command_id']}"
         why = "sent_at: the time cannot be represented"
         raise StoredDataError(row["domain"], row["process_id"], why, what=what) from None
-    return OpenCommand(**{**row, "sent_at": sent_at})

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -77,7 +77,7 @@ async def write(engine: AsyncEngine, writers: Writers, ids: list[UUID], seed: in
 
 
 @asynccontextmanager
-async def writing(engine: AsyncEngine, domain: str, ids: list[UUID], seed: int) -> AsyncIterator[Writers]:
+async def writing(engine: AsyncEngine, domain: str, ids: list[UUID], seed: int) -> AsyncGenerator[Writers]:
     writers = Writers(domain)
     async with asyncio.TaskGroup() as group:  # a writer that fails ends the test
         for number in range(1, WRITERS + 1):
