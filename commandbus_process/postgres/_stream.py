@@ -23,7 +23,10 @@ from commandbus_process.postgres._transaction import (
 )
 
 BATCH = 1_000
-"""How many processes are read at a time, and held in memory."""
+"""How many rows are read at a time, and held in memory."""
+
+MADE_AT_ONCE = 50
+"""How many processes are made of them at a time. The memory of 1,000 would not stay in the processor's cache."""
 
 
 class ProcessStream(AsyncIterator[ProcessMetadata[StateT]], Generic[StateT]):
@@ -50,6 +53,7 @@ class ProcessStream(AsyncIterator[ProcessMetadata[StateT]], Generic[StateT]):
         self._unreadable = unreadable
         self._cursor_of = cursor_of
         self._begin = cursor
+        self._rows = Rows((), ())
         self._items: list[ProcessMetadata[StateT]] = []  # in reverse, so that the next one is the last one
         self._keys: dict[UUID, str] = {}
         self._last: UUID | None = None
@@ -65,13 +69,15 @@ class ProcessStream(AsyncIterator[ProcessMetadata[StateT]], Generic[StateT]):
     @override
     async def __anext__(self) -> ProcessMetadata[StateT]:
         while not self._items:
-            await self._read_more()
+            await self._make_more()
         process = self._items.pop()
         self._last = process.process_id
         return process
 
-    async def _read_more(self) -> None:
-        rows = await self._read()
+    async def _make_more(self) -> None:
+        if not self._rows.count:
+            self._rows = await self._read()
+        rows = self._rows.take(MADE_AT_ONCE)
         if not rows.count:
             raise StopAsyncIteration
         self._begin, self._last = self.cursor, None
