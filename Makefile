@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.bench-installed
 
-.PHONY: demo test test-quick lint typecheck check bench bench-check bench-scale chaos sql format clean
+.PHONY: demo test test-quick lint typecheck check bench bench-check bench-scale bench-purge chaos sql format clean
 
 demo: $(INSTALLED)  ## replay an event log through the repository; LOG=path.csv names one, DATABASE_URL a server
 	$(BIN)/python -m demo $(if $(LOG),--log '$(LOG)')
@@ -35,6 +35,9 @@ bench-check: $(BENCH_INSTALLED)  ## prove that all sides of the benchmark do the
 
 bench-scale: $(BENCH_INSTALLED)  ## measure the queries with 10,000 and 1,000,000 processes, 7 minutes; ARGS="--help" tells the options
 	$(BIN)/python -m benchmarks.scale $(ARGS)
+
+bench-purge: $(BENCH_INSTALLED)  ## measure a purge beside a running load, 2 minutes; ARGS="--help" tells the options
+	$(BIN)/python -m benchmarks.retention $(ARGS)
 
 SECONDS ?= 120
 chaos: $(INSTALLED)  ## kill the server under load for SECONDS, at least 20 times and 10,000 operations; SEED repeats a run

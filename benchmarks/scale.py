@@ -1,8 +1,7 @@
 """Measure the queries with many processes, on an embedded PostgreSQL of its own: `make bench-scale`.
 
-The data is made in the server: 95 of 100 processes have ended, and each has five steps. A list is measured in the
-database: EXPLAIN ANALYZE of the prepared statement after ten executions on one connection, so with the plan that an
-application gets.
+95 of 100 processes have ended, and each has five steps. A list is measured in the database: EXPLAIN ANALYZE of the
+prepared statement after ten executions on one connection, so with the plan that an application gets.
 """
 
 import argparse
@@ -10,13 +9,11 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from contextlib import closing, contextmanager
-from datetime import UTC, datetime, timedelta
+from contextlib import contextmanager
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from shutil import rmtree
 from statistics import median
-from tempfile import mkdtemp
 from time import perf_counter
 from typing import Any
 from uuid import UUID
@@ -25,55 +22,18 @@ import psycopg
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import event
+from sqlalchemy import event, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from benchmarks.database import Database, driver_url
+from benchmarks.database import driver_url
+from benchmarks.many import DOMAIN, FIRST, database_of
 from commandbus_process import PostgresProcessQueries, ProcessFilter, ProcessStatus
 from commandbus_process.postgres import _cursors
 from commandbus_process.postgres._listing import Listing
-from demo.server import running_server
 
-_DOMAIN = "scale"
-_FIRST = datetime(2026, 1, 1, tzinfo=UTC)
-_STEPS = 5
 _EXECUTIONS = 10
 _ROUNDS = 9
 _WARM = 1_000  # processes after which the memory of a stream is looked at
-_OPEN = 20  # one of so many processes has not ended
-
-_PROCESSES = f"""
-INSERT INTO commandbus.process (domain, process_id, process_type, status, current_step, state, created_at, updated_at,
-                                completed_at, business_key, deadline)
-SELECT '{_DOMAIN}', md5(number::text)::uuid, CASE number %% 3 WHEN 0 THEN 'order' WHEN 1 THEN 'refund' ELSE 'move' END,
-       CASE WHEN number %% {_OPEN} <> 0 THEN CASE number %% 50 WHEN 1 THEN 'FAILED' ELSE 'COMPLETED' END
-            WHEN number %% 1000 = 0 THEN 'WAITING_FOR_TSQ' ELSE 'WAITING' END,
-       CASE WHEN number %% {_OPEN} = 0 THEN 'charge' END,
-       jsonb_build_object('number', number, 'customer', 'customer ' || number %% 1000, 'total', number %% 977 + 0.5,
-                          'items', jsonb_build_array('book', 'pen', number %% 7)),
-       timestamptz '{_FIRST.isoformat()}' + number * interval '1 second',
-       timestamptz '{_FIRST.isoformat()}' + number * interval '1 second' + interval '5 minutes',
-       CASE WHEN number %% {_OPEN} <> 0
-            THEN timestamptz '{_FIRST.isoformat()}' + number * interval '1 second' + interval '5 minutes' END,
-       'A-' || number,
-       CASE WHEN number %% {_OPEN} = 0
-            THEN timestamptz '{_FIRST.isoformat()}' + number * interval '1 second' + interval '1 hour' END
-FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS number
-"""  # noqa: S608 - texts of ours
-_TRAILS = f"""
-INSERT INTO commandbus.process_audit (domain, process_id, step_name, command_id, command_type, command_data, sent_at,
-                                      reply_outcome, reply_data, received_at)
-SELECT '{_DOMAIN}', md5(number::text)::uuid, 'step ' || step, md5(number || ' ' || step)::uuid, 'Command',
-       jsonb_build_object('quantity', step), timestamptz '{_FIRST.isoformat()}' + number * interval '1 second',
-       CASE WHEN is_open THEN NULL ELSE 'SUCCESS' END,
-       CASE WHEN is_open THEN NULL ELSE jsonb_build_object('done', step) END,
-       CASE WHEN is_open THEN NULL
-            ELSE timestamptz '{_FIRST.isoformat()}' + number * interval '1 second' + number %% 60 * interval '1 second'
-       END
-FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS number, generate_series(1, {_STEPS}) AS step,
-     LATERAL (SELECT number %% {_OPEN} = 0 AND step = {_STEPS} AS is_open) AS open
-"""  # noqa: S608 - texts of ours
-_AT_A_TIME = 100_000
 
 
 class State(BaseModel):
@@ -99,38 +59,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measured(size: int) -> dict[str, str]:
-    folder = Path(mkdtemp(prefix="commandbus-scale-"))
-    try:
-        with (
-            running_server(None, folder) as server,
-            closing(Database(server.url, f"commandbus_scale_{size}", "head")) as database,
-        ):
-            _fill(driver_url(database.url), size)
-            return asyncio.run(_figures(database.url.render_as_string(hide_password=False), size))
-    finally:
-        rmtree(folder, ignore_errors=True)
-
-
-def _fill(url: str, size: int) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        for first in range(1, size + 1, _AT_A_TIME):
-            part = {"first": first, "last": min(size, first + _AT_A_TIME - 1)}
-            connection.execute(_PROCESSES.encode(), part)
-            connection.execute(_TRAILS.encode(), part)
-        connection.execute("VACUUM (ANALYZE) commandbus.process, commandbus.process_audit")
+    with database_of(size) as url:
+        return asyncio.run(_figures(url, size))
 
 
 async def _figures(url: str, size: int) -> dict[str, str]:
     engine = create_async_engine(url.replace("postgresql://", "postgresql+psycopg://", 1))
     try:
-        return await _all(engine, size)
+        return await _all(engine, size) | {"the same by hand, as tuples": await _stream_by_hand(url)}
     finally:
         await engine.dispose()
 
 
 async def _all(engine: AsyncEngine, size: int) -> dict[str, str]:
     queries = PostgresProcessQueries(engine)
-    completed = ProcessFilter(domain=_DOMAIN, statuses=[ProcessStatus.COMPLETED])
+    completed = ProcessFilter(domain=DOMAIN, statuses=[ProcessStatus.COMPLETED])
     figures: dict[str, str] = {}
 
     async def read(name: str, call: Callable[[AsyncConnection], Awaitable[object]]) -> None:
@@ -138,21 +81,21 @@ async def _all(engine: AsyncEngine, size: int) -> dict[str, str]:
         elapsed = await _elapsed(engine, call)
         figures[name] = f"{milliseconds:.2f} ms, {buffers} buffers ({elapsed:.1f} ms for the caller)"
 
-    rare = ProcessFilter(domain=_DOMAIN, statuses=[ProcessStatus.WAITING_FOR_TSQ])
+    rare = ProcessFilter(domain=DOMAIN, statuses=[ProcessStatus.WAITING_FOR_TSQ])
     await read("page of a rare status", lambda conn: queries.page(rare, conn))
     for place, part in {"first": 0.0, "middle": 0.5, "last": 0.99}.items():
-        after = _cursor_at(completed, _FIRST + part * timedelta(seconds=size))
+        after = _cursor_at(completed, FIRST + part * timedelta(seconds=size))
         await read(f"page of COMPLETED, {place}", partial(_page_after, queries, completed, after))
     await read("page of COMPLETED, with steps", lambda conn: queries.page(completed, conn, steps=True))
-    key = ProcessFilter(domain=_DOMAIN, business_key=f"A-{size // 2}")
+    key = ProcessFilter(domain=DOMAIN, business_key=f"A-{size // 2}")
     await read("page by business key", lambda conn: queries.page(key, conn))
-    due = ProcessFilter(domain=_DOMAIN, deadline_before=_FIRST + timedelta(seconds=size // 2))
+    due = ProcessFilter(domain=DOMAIN, deadline_before=FIRST + timedelta(seconds=size // 2))
     await read("page by deadline", lambda conn: queries.page(due, conn))
     await read("count, up to 10,000", lambda conn: queries.count(completed, conn))
-    await read("backlog", lambda conn: queries.backlog(_DOMAIN, conn))
-    last_day = ProcessFilter(domain=_DOMAIN, created_after=_FIRST + timedelta(seconds=size - 10_000))
+    await read("backlog", lambda conn: queries.backlog(DOMAIN, conn))
+    last_day = ProcessFilter(domain=DOMAIN, created_after=FIRST + timedelta(seconds=size - 10_000))
     await read("step_statistics of 10,000 processes", lambda conn: queries.step_statistics(last_day, conn))
-    await read("open_steps", lambda conn: queries.open_steps(ProcessFilter(domain=_DOMAIN), conn))
+    await read("open_steps", lambda conn: queries.open_steps(ProcessFilter(domain=DOMAIN), conn))
     figures["stream, typed"] = await _stream(engine, completed)
     return figures
 
@@ -166,7 +109,7 @@ def _page_after(
 def _cursor_at(wanted: ProcessFilter, time: datetime) -> str | None:
     """Return the cursor of a position in the middle of a list, without going there page by page."""
     mark = _cursors.fingerprint(Listing(wanted), "processes", newest_first=False)
-    return None if time == _FIRST else _cursors.encode(mark, time.isoformat(), UUID(int=0))
+    return None if time == FIRST else _cursors.encode(mark, time.isoformat(), UUID(int=0))
 
 
 async def _in_database(engine: AsyncEngine, call: Callable[[AsyncConnection], Awaitable[object]]) -> tuple[float, int]:
@@ -227,6 +170,31 @@ async def _stream(engine: AsyncEngine, wanted: ProcessFilter) -> str:
             del process
     seconds = perf_counter() - start
     return f"{number / seconds:,.0f} a second, {(_memory() - before) / 1024:.1f} MB more"
+
+
+_BY_HAND = """
+SELECT domain, process_id, process_type, status, current_step, state::text, error_code, error_message, created_at,
+       updated_at, completed_at, version, business_key, deadline
+FROM commandbus.process
+WHERE domain = %s AND status = %s AND (created_at, process_id) > (%s, %s)
+ORDER BY created_at, process_id LIMIT 1000
+"""
+
+
+async def _stream_by_hand(url: str) -> str:
+    """Read the same processes as tuples, and their states, as somebody would write it who needs nothing more."""
+    created_at, process_id, number = FIRST, UUID(int=0), 0
+    start = perf_counter()
+    async with await psycopg.AsyncConnection.connect(driver_url(make_url(url)), autocommit=True) as connection:
+        while True:
+            cursor = await connection.execute(_BY_HAND, (DOMAIN, "COMPLETED", created_at, process_id))
+            rows = await cursor.fetchall()
+            if not rows:
+                return f"{number / (perf_counter() - start):,.0f} a second"
+            for row in rows:
+                State.model_validate_json(row[5])
+            number += len(rows)
+            created_at, process_id = rows[-1][8], rows[-1][1]
 
 
 def _memory() -> int:

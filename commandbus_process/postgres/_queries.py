@@ -211,7 +211,7 @@ class PostgresProcessQueries(Generic[StateT]):
     ) -> list[BacklogGroup]:
         """Return the processes that have not ended, counted by type, status and step, in that order.
 
-        It reads all of them: 10,000 took 19 ms. One round trip; takes no lock. A deadline counts as past by the
+        It reads all of them: 15,000 took 33 ms. One round trip; takes no lock. A deadline counts as past by the
         clock of the database.
 
         Args:
