@@ -1,5 +1,9 @@
-"""Databases with any number of processes, made in the server: 95 of 100 have ended, and each has five steps."""
+"""What the benchmarks with many processes share: databases made in the server, and how figures are printed.
 
+95 of 100 processes have ended, and each has five steps.
+"""
+
+import sys
 from collections.abc import Generator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -8,6 +12,8 @@ from shutil import rmtree
 from tempfile import mkdtemp
 
 import psycopg
+from rich.console import Console
+from rich.table import Table
 
 from benchmarks.database import Database, driver_url
 from demo.server import running_server
@@ -75,3 +81,8 @@ def _fill(url: str, size: int) -> None:
             connection.execute(_PROCESSES.encode(), part)
             connection.execute(_TRAILS.encode(), part)
         connection.execute("VACUUM (ANALYZE) commandbus.process, commandbus.process_audit")
+
+
+def print_table(table: Table) -> None:
+    """Print a table of figures, as wide as the terminal, or 120 columns wide into a file."""
+    Console(width=None if sys.stdout.isatty() else 120).print(table)

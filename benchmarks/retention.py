@@ -10,44 +10,46 @@ import itertools
 import json
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from statistics import median, quantiles
 from time import perf_counter
-from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
-from rich.console import Console
 from rich.table import Table
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import create_async_engine
 
-from benchmarks.many import DOMAIN, FIRST, database_of
+from benchmarks.many import DOMAIN, FIRST, database_of, print_table
 from commandbus_process import (
     JsonObject,
     PostgresProcessQueries,
     PostgresProcessRepository,
     ProcessAuditEntry,
     ProcessFilter,
-    ProcessMetadata,
     ProcessRetention,
     ProcessStatus,
 )
 
+_LATER_THAN_ALL = FIRST + timedelta(days=36_500)
 _PAUSE = 0.01  # seconds between two calls of the same kind
 _ALONE = 10.0  # seconds before the purge, and after it
 _LONGEST = 600.0  # seconds that the purge may take
 
-Load = dict[str, list[float]]
+Load = defaultdict[str, list[float]]
 
 
 @dataclass
 class _Times:
     """How long the calls took, in seconds, by their names."""
 
-    alone: Load = field(default_factory=lambda: {"get_by_id": [], "advance": []})
-    beside: Load = field(default_factory=lambda: {"get_by_id": [], "advance": []})
-    now: Load = field(default_factory=dict[str, list[float]])
+    alone: Load = field(default_factory=lambda: defaultdict(list))
+    beside: Load = field(default_factory=lambda: defaultdict(list))
+    is_purging: bool = False
+
+    def add(self, name: str, seconds: float) -> None:
+        (self.beside if self.is_purging else self.alone)[name].append(seconds)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,36 +59,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--purge", metavar="URL", help=argparse.SUPPRESS)  # what the other process does
     given = parser.parse_args(arguments)
     if given.purge is not None:
-        print(json.dumps(asyncio.run(_purge(given.purge, given.processes))))
+        print(json.dumps(asyncio.run(_purge(given.purge))))
         return 0
-    size: int = given.processes
-    with database_of(size) as url:
-        asyncio.run(_measure(url, size))
+    with database_of(given.processes) as url:
+        asyncio.run(_measure(url))
     return 0
 
 
-async def _purge(url: str, size: int) -> dict[str, float]:
+async def _purge(url: str) -> dict[str, float]:
     engine = create_async_engine(url)
     rows, longest, begun = 0, 0.0, perf_counter()
     last = begun
-    ended_before = FIRST + timedelta(seconds=size) + timedelta(days=1)
-    async for progress in ProcessRetention(engine).purge(DOMAIN, ended_before=ended_before):
+    async for progress in ProcessRetention(engine).purge(DOMAIN, ended_before=_LATER_THAN_ALL):
         rows = progress.processes + progress.steps
         longest, last = max(longest, perf_counter() - last), perf_counter()
     await engine.dispose()
     return {"rows": rows, "seconds": perf_counter() - begun, "longest": longest}
 
 
-async def _measure(url: str, size: int) -> None:
+async def _measure(url: str) -> None:
     engine = create_async_engine(url)
+    repository: PostgresProcessRepository[JsonObject] = PostgresProcessRepository(engine)
+    wanted = ProcessFilter(domain=DOMAIN, statuses=[ProcessStatus.WAITING_FOR_REPLY])
+    page = await PostgresProcessQueries(engine).page(wanted, limit=1_000)
+    processes = await repository.get_by_ids(DOMAIN, [item.process_id for item in page.items])
+    read, stepped = itertools.cycle(processes), itertools.cycle(processes.values())
+
+    def step() -> Awaitable[bool]:
+        sent = ProcessAuditEntry(step_name="next", command_id=uuid4(), command_type="Command")
+        return repository.advance(next(stepped), sent=sent)
+
     times = _Times()
-    times.now = times.alone
     async with asyncio.TaskGroup() as group:
-        load = [group.create_task(each) for each in (_reads(engine, times), _steps(engine, times))]
+        calls = {"get_by_id": lambda: repository.get_by_id(DOMAIN, next(read)), "advance": step}
+        load = [group.create_task(_call(times, name, call)) for name, call in calls.items()]
         await asyncio.sleep(_ALONE)
-        times.now = times.beside
-        purged = await _in_another_process(url, size)
-        times.now = times.alone
+        times.is_purging = True
+        purged = await _in_another_process(url)
+        times.is_purging = False
         await asyncio.sleep(_ALONE)
         for each in load:
             each.cancel()
@@ -94,50 +104,27 @@ async def _measure(url: str, size: int) -> None:
     _report(purged, times)
 
 
-async def _in_another_process(url: str, size: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.retention", "--purge", url, "--processes", str(size)]
+async def _call(times: _Times, name: str, call: Callable[[], Awaitable[object]]) -> None:
+    while True:
+        begun = perf_counter()
+        await call()
+        times.add(name, perf_counter() - begun)
+        await asyncio.sleep(_PAUSE)
+
+
+async def _in_another_process(url: str) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.retention", "--purge", url]
     process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
     try:
         told, _ = await asyncio.wait_for(process.communicate(), _LONGEST)
     finally:
         if process.returncode is None:
             process.kill()
+            await process.wait()
     if process.returncode != 0:
         raise RuntimeError(f"the purge ended with exit code {process.returncode}")
     purged: dict[str, float] = json.loads(told)
     return purged
-
-
-async def _calls(times: _Times, name: str, call: Callable[[], Awaitable[Any]]) -> None:
-    while True:
-        begun = perf_counter()
-        await call()
-        times.now[name].append(perf_counter() - begun)
-        await asyncio.sleep(_PAUSE)
-
-
-async def _open(engine: AsyncEngine, limit: int) -> list[UUID]:
-    wanted = ProcessFilter(domain=DOMAIN, statuses=[ProcessStatus.WAITING_FOR_REPLY])
-    page = await PostgresProcessQueries(engine).page(wanted, limit=limit)
-    return [item.process_id for item in page.items]
-
-
-async def _reads(engine: AsyncEngine, times: _Times) -> None:
-    repository: PostgresProcessRepository[JsonObject] = PostgresProcessRepository(engine)
-    ids = itertools.cycle(await _open(engine, 1_000))
-    await _calls(times, "get_by_id", lambda: repository.get_by_id(DOMAIN, next(ids)))
-
-
-async def _steps(engine: AsyncEngine, times: _Times) -> None:
-    repository: PostgresProcessRepository[JsonObject] = PostgresProcessRepository(engine)
-    found = await repository.get_by_ids(DOMAIN, await _open(engine, 1_000))
-    processes = itertools.cycle(found.values())
-
-    def step(process: ProcessMetadata[JsonObject]) -> Awaitable[bool]:
-        sent = ProcessAuditEntry(step_name="next", command_id=uuid4(), command_type="Command")
-        return repository.advance(process, sent=sent)
-
-    await _calls(times, "advance", lambda: step(next(processes)))
 
 
 def _report(purged: dict[str, float], times: _Times) -> None:
@@ -153,7 +140,7 @@ def _report(purged: dict[str, float], times: _Times) -> None:
             before, after = measure(alone) * 1_000, measure(beside) * 1_000
             cells += [f"{before:.2f} ms", f"{after:.2f} ms", f"{after / before:.2f}"]
         table.add_row(f"{name} ({len(alone)}, {len(beside)})", *cells)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    print_table(table)
 
 
 def _percentile_99(seconds: Sequence[float]) -> float:

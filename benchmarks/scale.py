@@ -7,7 +7,6 @@ prepared statement after ten executions on one connection, so with the plan that
 import argparse
 import asyncio
 import json
-import sys
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -20,13 +19,12 @@ from uuid import UUID
 
 import psycopg
 from pydantic import BaseModel
-from rich.console import Console
 from rich.table import Table
 from sqlalchemy import event, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from benchmarks.database import driver_url
-from benchmarks.many import DOMAIN, FIRST, database_of
+from benchmarks.many import DOMAIN, FIRST, database_of, print_table
 from commandbus_process import PostgresProcessQueries, ProcessFilter, ProcessStatus
 from commandbus_process.postgres import _cursors
 from commandbus_process.postgres._listing import Listing
@@ -54,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     columns = [_measured(size) for size in sizes]
     for name in columns[0]:
         table.add_row(name, *(column[name] for column in columns))
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    print_table(table)
     return 0
 
 

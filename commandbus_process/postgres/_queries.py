@@ -98,8 +98,9 @@ class PostgresProcessQueries(Generic[StateT]):
         listing.parameters["limit"] = size + 1
         _go_on(listing, mark, after)
         statement = _pages.summaries(listing.statuses, listing.given, newest_first=newest_first, steps=steps)
-        rows = await run(self._engine, conn, reading(statement, listing.parameters))
-        following = _cursors.encode(mark, *_pages.last_row(rows).values()) if rows.cut(size) else None
+        rest = await run(self._engine, conn, reading(statement, listing.parameters))
+        rows = rest.take(size)
+        following = _cursors.encode(mark, *_pages.last_row(rows).values()) if rest.count else None
         del rows.columns["sort_key"]
         return Page(read_summaries(rows, handle), following)
 
@@ -296,9 +297,10 @@ class PostgresProcessQueries(Generic[StateT]):
             return Page([], None)
         statement = _statistics.open_steps(listing.statuses, listing.given, before=before is not None)
         values = {**listing.parameters, "limit": size + 1, "sent_before": before}
-        rows = await run(self._engine, conn, reading(statement, values))
+        rest = await run(self._engine, conn, reading(statement, values))
+        rows = rest.take(size)
         following = None
-        if rows.cut(size):
+        if rest.count:
             key, process_id, command_id = (rows.columns[name][-1] for name in ("sent_at", "process_id", "command_id"))
             following = _cursors.encode(mark, unquoted(key), process_id, command_id)
         return Page(read_open_commands(rows, handle), following)

@@ -52,13 +52,6 @@ class Rows:
         """Return all rows of a result."""
         return cls(result.keys(), result.all())
 
-    def cut(self, count: int) -> bool:
-        """Drop the rows after the first `count`. Return whether there were more."""
-        has_more = self.count > count
-        self.count = min(self.count, count)
-        self.columns = {name: values[:count] for name, values in self.columns.items()}
-        return has_more
-
     def take(self, count: int) -> "Rows":
         """Remove the first `count` rows, and return them."""
         taken = Rows((), ())

@@ -10,14 +10,12 @@ from sqlalchemy import Select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from typing_extensions import override
 
-from commandbus_process.errors import InvalidInputError, StoredDataError
+from commandbus_process.errors import StoredDataError
 from commandbus_process.models import ProcessMetadata, StateT
 from commandbus_process.postgres._reading import ProcessReader, Rows, unquoted
 from commandbus_process.postgres._transaction import (
     check_connection,
-    check_not_aborted,
-    check_not_in_use,
-    is_in_autocommit,
+    check_in_transaction,
     transaction,
     translated_errors,
 )
@@ -94,11 +92,8 @@ async def read_only(engine: AsyncEngine, conn: AsyncConnection | None) -> AsyncG
         async with transaction(engine) as connection:
             await connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
             yield connection
-    elif await conn.run_sync(is_in_autocommit):
-        raise InvalidInputError("conn", "is in autocommit, where a cursor ends with its statement")
     else:
-        await conn.run_sync(check_not_in_use)
-        await conn.run_sync(check_not_aborted)
+        await conn.run_sync(check_in_transaction, "where a cursor ends with its statement")
         yield conn
 
 

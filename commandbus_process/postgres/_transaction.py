@@ -194,12 +194,9 @@ async def atomic(engine: AsyncEngine, conn: AsyncConnection | None) -> AsyncGene
             yield connection
             with translated_errors():
                 await connection.commit()
-    elif await conn.run_sync(is_in_autocommit):
-        raise InvalidInputError("conn", "is in autocommit, where several statements cannot be atomic")
     else:
-        sync_connection = cast("Connection", conn.sync_connection)
-        check_not_aborted(sync_connection)
-        with savepoint_open(sync_connection):
+        await conn.run_sync(check_in_transaction, "where several statements cannot be atomic")
+        with savepoint_open(cast("Connection", conn.sync_connection)):
             async with conn.begin_nested():
                 yield conn
 
@@ -304,19 +301,30 @@ def check_can_lock(connection: Connection) -> None:
         raise InvalidInputError("conn", "is in autocommit, where locks end with their statement")
 
 
+def check_in_transaction(connection: Connection, why: str) -> None:
+    """Reject a connection on which several statements cannot belong together.
+
+    Args:
+        connection: The connection.
+        why: What it means that the connection is in autocommit, for the message.
+
+    Raises:
+        InvalidInputError: It is in autocommit, its transaction is aborted, or it is in use by another task.
+    """
+    if is_in_autocommit(connection):
+        raise InvalidInputError("conn", f"is in autocommit, {why}")
+    _check_not_aborted(connection)
+    check_not_in_use(connection)
+
+
 def _run_on(connection: Connection, work: Callable[[Connection], ResultT]) -> ResultT:
     """Run `work` on a connection, if its transaction is not aborted."""
-    check_not_aborted(connection)
+    _check_not_aborted(connection)
     with encodable_texts(connection, psycopg_connection(connection)):
         return work(connection)
 
 
-def check_not_aborted(connection: Connection) -> None:
-    """Reject a connection whose transaction an earlier error has aborted.
-
-    Raises:
-        InvalidInputError: It has one.
-    """
+def _check_not_aborted(connection: Connection) -> None:
     if psycopg_connection(connection).pgconn.transaction_status == TransactionStatus.INERROR:
         # The server would reject each statement, and SQLAlchemy's error would quote the state.
         raise InvalidInputError("conn", "is in a transaction that an earlier error aborted; roll that back first")

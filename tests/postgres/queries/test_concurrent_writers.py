@@ -122,14 +122,13 @@ async def test_nothing_is_missed_that_was_there_throughout_and_nothing_comes_twi
     there = [some_process(domain, chance) for _ in range(SIZE)]
     ids = [process.process_id for process in there]
     await PostgresProcessRepository(administrator).save_many(there)
-    monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setattr("commandbus_process.postgres._queries.BATCH", size)  # so that a stream has many pages
-    monkeypatch.setattr("commandbus_process.postgres._stream.BATCH", size)
-    async with asyncio.timeout(PATIENCE), writing(administrator, domain, ids, seed) as writers:
-        deleted_before, changes_before = set(writers.deleted), writers.changes
-        seen = await read(administrator, way, ProcessFilter(domain=domain), size, newest_first=newest_first)
-        deleted, changes = set(writers.deleted), writers.changes
-    monkeypatch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("commandbus_process.postgres._queries.BATCH", size)  # so that a stream has many pages
+        patch.setattr("commandbus_process.postgres._stream.BATCH", size)
+        async with asyncio.timeout(PATIENCE), writing(administrator, domain, ids, seed) as writers:
+            deleted_before, changes_before = set(writers.deleted), writers.changes
+            seen = await read(administrator, way, ProcessFilter(domain=domain), size, newest_first=newest_first)
+            deleted, changes = set(writers.deleted), writers.changes
     assert len(seen) == len(set(seen))
     assert set(ids) - deleted <= set(seen)
     assert not deleted_before & set(seen)
