@@ -4,7 +4,7 @@ from pathlib import Path
 
 from alembic.config import Config
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 
 
 def alembic_config(url: str | None = None) -> Config:
