@@ -6,6 +6,7 @@ If you passed a connection, its transaction can go on after an error of this pac
 PostgreSQL itself aborts the transaction: `TransactionConflictError`, and the cases that the other classes name.
 """
 
+import shlex
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -65,6 +66,63 @@ class UnindexedFilterError(InvalidInputError):
             "filter",
             f"no index serves {unserved} among processes that have ended; add created_after, "
             "deadline_before or a business_key, leave the terminal statuses out, or pass allow_scan=True",
+        )
+
+
+class SchemaError(ProcessRepositoryError):
+    """Base of the errors about the schema's revision.
+
+    Attributes:
+        schema: The schema that has the tables, or should have them; `None` if it is not known.
+        found: The revision that the database is at; `None` if there are no tables, or it is not known.
+        wanted: The revision that this version of the library needs.
+    """
+
+    def __init__(self, found: str | None, wanted: str, schema: str | None, message: str) -> None:
+        self.found = found
+        self.wanted = wanted
+        self.schema = schema
+        super().__init__(message)
+
+
+class SchemaTooOldError(SchemaError):
+    """The database lacks tables or columns that this version of the library needs. Nothing was written.
+
+    Upgrade the schema. If a statement found it, on your connection, your transaction is aborted.
+
+    Attributes:
+        missing: What the server said is missing; `None` if the revision was compared.
+    """
+
+    def __init__(
+        self, found: str | None, wanted: str, *, schema: str | None = None, missing: str | None = None
+    ) -> None:
+        self.missing = missing
+        where = "the database" if schema is None else f"schema {schema!r}"
+        what = f"is at revision {found}" if found is not None else "has no tables of commandbus_process"
+        option = "" if schema in {None, "commandbus"} else f" --schema {shlex.quote(str(schema))}"
+        super().__init__(
+            found,
+            wanted,
+            schema,
+            f"{where} {f'lacks what this version needs ({missing})' if missing else what}, and revision {wanted} is "
+            f"needed; run: python -m commandbus_process.migrations upgrade{option}",
+        )
+
+
+class SchemaTooNewError(SchemaError):
+    """The database is at a revision that does not work with this version of the library any more.
+
+    Upgrade the library.
+    """
+
+    def __init__(self, found: str, wanted: str, *, schema: str | None = None) -> None:
+        super().__init__(
+            found,
+            wanted,
+            schema,
+            f"the database is at revision {found}, which this version of commandbus_process does not know (it knows "
+            f"{wanted}); upgrade the library",
         )
 
 

@@ -31,12 +31,12 @@ from commandbus_process.models import (
     ProcessStatus,
 )
 from commandbus_process.postgres import _retention, _statements
+from commandbus_process.postgres._database import Database, Tables
 from commandbus_process.postgres._listing import Listing
 from commandbus_process.postgres._reading import ProcessReader, Rows, read_entries, unquoted
 from commandbus_process.postgres._transaction import (
     ATTEMPTS,
     RUN_AGAIN,
-    check_engine,
     get_sqlstate,
     pause,
     run,
@@ -114,11 +114,12 @@ class ProcessRetention:
     Args:
         engine: The engine from which connections are borrowed. You configure it and dispose of it. Its isolation level
             does not matter.
+        schema: The schema that has the tables. Without it, `commandbus`, or what a `schema_translate_map` of the engine
+            or of your connection says.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        check_engine(engine)
-        self._engine = engine
+    def __init__(self, engine: AsyncEngine, *, schema: str | None = None) -> None:
+        self._database = Database(engine, schema)
         self._reader: ProcessReader[JsonObject] = ProcessReader(States(None))
 
     def purge(
@@ -199,7 +200,7 @@ class ProcessRetention:
         while True:
             attempt += 1
             try:
-                async with transaction(self._engine) as connection:
+                async with transaction(self._database.engine) as connection:
                     return await self._batch(connection, listing, values, before_delete)
             except (DBAPIError, TransactionConflictError) as error:
                 sqlstate = _lost_race(error)
@@ -219,7 +220,9 @@ class ProcessRetention:
         with translated_errors("domain"):
             await connection.execute(_retention.READ_COMMITTED)
             statement = _retention.lock_due(listing.statuses, listing.given)
-            found = (await connection.execute(statement, {**listing.parameters, **values})).one()
+            parameters = {**listing.parameters, **values}
+            options = self._database.options
+            found = (await connection.execute(statement, parameters, execution_options=options)).one()
         seen: int = found.seen
         last_key: str | None = None if found.last_key is None else unquoted(found.last_key)
         last_id: UUID | None = found.last_id
@@ -230,16 +233,18 @@ class ProcessRetention:
         if before_delete is not None:
             await before_delete(connection, await connection.run_sync(self._read, of_batch))
         with translated_errors("domain"):
-            deleted = (await connection.execute(_retention.delete_ended(listing.statuses), of_batch)).one()
+            statement = _retention.delete_ended(listing.statuses)
+            deleted = (await connection.execute(statement, of_batch, execution_options=options)).one()
         return _Batch(seen, last_key, last_id, deleted.processes, deleted.steps)
 
     def _read(self, connection: Connection, values: dict[str, Any]) -> list[ProcessWithTrail]:
         """Read the processes of a batch, oldest first, with their trails."""
+        tables = self._database.on(connection)
         processes = self._reader.read_all(
-            Rows.all(connection.execute(_statements.GET_BY_IDS, values)), unreadable_handler("raise")
+            Rows.all(tables.execute(_statements.GET_BY_IDS, values)), unreadable_handler("raise")
         )
         rows_of: dict[UUID, list[Any]] = {process.process_id: [] for process in processes}
-        result = connection.execute(_retention.TRAILS, values)
+        result = tables.execute(_retention.TRAILS, values)
         names = [name for name in result.keys() if name != "process_id"]  # noqa: SIM118 - not a dictionary
         for process_id, *entry in result:
             rows_of[process_id].append(entry)
@@ -280,11 +285,11 @@ class ProcessRetention:
             return []
         statement = _retention.preview(listing.statuses)
 
-        def work(connection: Connection) -> list[PurgePreview]:
-            found = connection.execute(statement, {**listing.parameters, **values})
+        def work(tables: Tables) -> list[PurgePreview]:
+            found = tables.execute(statement, {**listing.parameters, **values})
             return [PurgePreview(*row) for row in found]
 
-        return await run(self._engine, conn, work)
+        return await run(self._database, conn, work)
 
     async def erase(self, domain: str, process_id: UUID, conn: AsyncConnection | None = None) -> bool:
         """Erase what an ended process holds, and keep that it was there.
@@ -313,10 +318,10 @@ class ProcessRetention:
         check_key(domain, process_id)
         key = {"key_domain": domain, "key_process_id": process_id}
 
-        def work(connection: Connection) -> Row[Any] | None:
-            return connection.execute(_retention.ERASE, key).one_or_none()
+        def work(tables: Tables) -> Row[Any] | None:
+            return tables.execute(_retention.ERASE, key).one_or_none()
 
-        found = await run(self._engine, conn, work, (domain, process_id))
+        found = await run(self._database, conn, work, (domain, process_id))
         if found is None:
             raise ProcessNotFoundError(domain, process_id)
         if not found.is_ended:

@@ -30,7 +30,13 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from commandbus_process.models import ProcessStatus, ReplyOutcome
 
-metadata = MetaData(schema="commandbus")
+SCHEMA = "commandbus"
+"""The schema of the tables, unless another one is chosen."""
+
+metadata = MetaData(schema=SCHEMA)
+
+REVISION = "commandbus_0005"
+"""The newest Alembic revision. It makes the tables as they are declared here, which is what the library needs."""
 
 VERSION_TABLE = "commandbus_process_version"
 """The table in which Alembic keeps the revision, in the same schema. Its default name is the host application's."""
@@ -146,7 +152,7 @@ process_audit = Table(
     UniqueConstraint("domain", "process_id", "command_id", name="process_audit_command_key"),
     ForeignKeyConstraint(
         ["domain", "process_id"],
-        ["commandbus.process.domain", "commandbus.process.process_id"],
+        [f"{SCHEMA}.process.domain", f"{SCHEMA}.process.process_id"],
         name="process_audit_domain_process_id_fkey",
     ),
     CheckConstraint("(reply_outcome IS NULL) = (received_at IS NULL)", name="process_audit_reply_check"),

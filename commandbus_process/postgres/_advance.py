@@ -29,6 +29,7 @@ from commandbus_process._arguments import entry_columns
 from commandbus_process._columns import COMMAND_KEY, ENTRY, LOGGED, PROCESS_KEY, REPLY, SAME_PROCESS, TIMES, UPDATED
 from commandbus_process.errors import NothingWrittenError, ProcessRepositoryError
 from commandbus_process.models import ProcessAuditEntry, ProcessMetadata, StepReply
+from commandbus_process.postgres._database import Tables
 from commandbus_process.postgres._expressions import (
     OF_PROCESS,
     ONE,
@@ -257,21 +258,19 @@ class Step:
         self._sent = sent
         self._values = dict(values)
 
-    def take(self, connection: Connection) -> Taken:
+    def take(self, tables: Tables) -> Taken:
         """Write everything or nothing."""
-        return write_or_explain(
-            lambda: self._write(connection), lambda: self._explain(connection), lambda: self._process_key
-        )
+        return write_or_explain(lambda: self._write(tables), lambda: self._explain(tables), lambda: self._process_key)
 
-    def _write(self, connection: Connection) -> Taken | None:
+    def _write(self, tables: Tables) -> Taken | None:
         statement = _STATEMENTS[self._reply is not None, min(len(self._sent), _SEVERAL)]
         # A single command is logged or not. If there are several, another transaction can log one of them while the
         # statement runs. Then the statement fails, and only a savepoint keeps the caller's transaction alive.
         may_fail = len(self._sent) >= _SEVERAL
-        needs_savepoint = may_fail and not is_in_autocommit(connection)
+        needs_savepoint = may_fail and not is_in_autocommit(tables.connection)
         try:
-            with _savepoint(connection) if needs_savepoint else nullcontext():
-                written = read_written(connection.execute(statement, self._values))
+            with _savepoint(tables.connection) if needs_savepoint else nullcontext():
+                written = read_written(tables.execute(statement, self._values))
         except DBAPIError as error:
             if not is_part_written(error):
                 raise
@@ -282,17 +281,17 @@ class Step:
             raise NothingWrittenError(*self._process_key) from error
         return None if written is None else Taken(is_new=True, row=written)
 
-    def _explain(self, connection: Connection) -> Taken | None:
+    def _explain(self, tables: Tables) -> Taken | None:
         """Find out why nothing was written.
 
         Returns the step that was taken before, if this is a redelivery. Raises the error for anything else that
         prevents the step. Returns `None` if nothing prevents it any more.
         """
-        actual = first_row(connection.execute(WHY_NOT_ADVANCED, self._values))
+        actual = first_row(tables.execute(WHY_NOT_ADVANCED, self._values))
         recorded = None
         if self._reply is not None:
-            recorded = first_row(connection.execute(WHY_NOT_RECORDED, self._values))
-        logged = [first_row(connection.execute(WHY_NOT_LOGGED, self._logging(entry))) for entry in self._sent]
+            recorded = first_row(tables.execute(WHY_NOT_RECORDED, self._values))
+        logged = [first_row(tables.execute(WHY_NOT_LOGGED, self._logging(entry))) for entry in self._sent]
         if actual is not None and is_redelivery([*([] if self._reply is None else [recorded]), *logged]):
             return Taken(is_new=False, row=written_from(actual["written"]) if actual["same"] else None)
         match_row_again(self._values, self._stamps, actual)

@@ -4,9 +4,9 @@ from collections.abc import AsyncIterable, Callable, Iterable
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import Connection, Select, exists, false, func, select
+from sqlalchemy import Select, exists, false, func, select
 from sqlalchemy.dialects.postgresql import Insert, insert
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.util import greenlet_spawn
 
 from commandbus_process._arguments import check_key, check_loggable, check_process, entry_columns, new_process_columns
@@ -15,6 +15,7 @@ from commandbus_process.errors import InvalidInputError, ProcessAlreadyExistsErr
 from commandbus_process.models import ProcessAuditEntry, ProcessMetadata, StateT
 from commandbus_process.postgres._batches import Batch, Prepared, check_iterable, in_batches
 from commandbus_process.postgres._copy import copy_rows
+from commandbus_process.postgres._database import Database, Tables
 from commandbus_process.postgres._expressions import ONE, WRITTEN, names_equal, rows_parameter
 from commandbus_process.postgres._parameters import json_rows
 from commandbus_process.postgres._reading import Row, Rows
@@ -102,7 +103,7 @@ WHY_NOT_ALL_LOGGED = _why_not_all_logged()
 
 
 async def save_many(
-    engine: AsyncEngine,
+    database: Database,
     conn: AsyncConnection | None,
     processes: Iterable[ProcessMetadata[StateT]] | AsyncIterable[ProcessMetadata[StateT]],
     state_text: Callable[[ProcessMetadata[StateT]], str],
@@ -117,24 +118,25 @@ async def save_many(
         row = {**new_process_columns(process), "state": state}
         return Prepared((process.domain, process.process_id), None, row, len(state))
 
-    def write(connection: Connection, batch: Batch[ProcessMetadata[StateT]]) -> int:
+    def write(tables: Tables, batch: Batch[ProcessMetadata[StateT]]) -> int:
         nonlocal by_copy
-        by_copy = by_copy and copy_rows(connection, process_table, SAVED, batch.rows(SAVED))
+        by_copy = by_copy and copy_rows(tables, process_table, SAVED, batch.rows(SAVED))
         if not by_copy:
-            _insert_processes(connection, batch)
-        _set_all_stored(connection, batch)
+            _insert_processes(tables, batch)
+        _set_all_stored(tables, batch)
         return len(batch.items)
 
-    async with atomic(engine, conn) as connection:
+    async with atomic(database, conn) as connection:
+        tables = database.on_async(connection)
 
         async def send(batch: Batch[ProcessMetadata[StateT]]) -> int:
             with translated_errors():
-                return await greenlet_spawn(write, connection.sync_connection, batch)
+                return await greenlet_spawn(write, tables, batch)
 
         return await in_batches("processes", processes, prepare, send, ahead=conn is None)
 
 
-def _insert_processes(connection: Connection, batch: Batch[ProcessMetadata[StateT]]) -> None:
+def _insert_processes(tables: Tables, batch: Batch[ProcessMetadata[StateT]]) -> None:
     missing: list[int] | None = None
 
     def keys(numbers: Iterable[int]) -> list[tuple[str, UUID]]:
@@ -145,30 +147,30 @@ def _insert_processes(connection: Connection, batch: Batch[ProcessMetadata[State
     def write() -> bool | None:
         # Somebody may delete the conflicting process before `explain` runs. Then only the missing ones are written.
         nonlocal missing
-        missing = list(connection.execute(SAVE_MANY, {"processes": batch.as_json(missing)}).scalars())
+        missing = list(tables.execute(SAVE_MANY, {"processes": batch.as_json(missing)}).scalars())
         return None if missing else True
 
     def explain() -> None:
-        taken = connection.execute(WHY_NOT_ALL_SAVED, {"processes": batch.as_json(missing)}).scalars().all()
+        taken = tables.execute(WHY_NOT_ALL_SAVED, {"processes": batch.as_json(missing)}).scalars().all()
         raise_with_others(ProcessAlreadyExistsError(*key) for key in keys(taken))
 
     write_or_explain(write, explain, lambda: keys(missing or ())[0])
 
 
-def _set_all_stored(connection: Connection, batch: Batch[ProcessMetadata[StateT]]) -> None:
+def _set_all_stored(tables: Tables, batch: Batch[ProcessMetadata[StateT]]) -> None:
     """Set on the processes of a batch what the database has set. It is read back, since COPY returns nothing."""
     keys = json_rows(
         {position: {"domain": each.domain, "process_id": each.process_id} for position, each in enumerate(batch.items)}
     )
     position: int
-    for position, written in connection.execute(WRITTEN_MANY, {"keys": keys}):
+    for position, written in tables.execute(WRITTEN_MANY, {"keys": keys}):
         process = batch.items[position]
         forget_row(process)
         set_stored(process, written_from(written), is_committed=True)
 
 
 async def log_many(
-    engine: AsyncEngine, conn: AsyncConnection | None, steps: Iterable[_Step] | AsyncIterable[_Step]
+    database: Database, conn: AsyncConnection | None, steps: Iterable[_Step] | AsyncIterable[_Step]
 ) -> int:
     """Log entries, and return how many were new."""
     check_iterable("steps", steps, "(domain, process id, ProcessAuditEntry)")
@@ -183,16 +185,17 @@ async def log_many(
         size = sum(len(row[name]) for name in JSON if row.get(name) is not None)
         return Prepared((domain, process_id), entry.command_id, row, size)
 
-    def write(connection: Connection, batch: Batch[_Step]) -> int:
+    def write(tables: Tables, batch: Batch[_Step]) -> int:
         nonlocal by_copy
-        by_copy = by_copy and copy_rows(connection, process_audit, LOGGED, batch.rows(LOGGED))
-        return len(batch.items) if by_copy else _insert_steps(connection, batch)
+        by_copy = by_copy and copy_rows(tables, process_audit, LOGGED, batch.rows(LOGGED))
+        return len(batch.items) if by_copy else _insert_steps(tables, batch)
 
-    async with atomic(engine, conn) as connection:
+    async with atomic(database, conn) as connection:
+        tables = database.on_async(connection)
 
         async def send(batch: Batch[_Step]) -> int:
             with translated_errors():
-                return await greenlet_spawn(write, connection.sync_connection, batch)
+                return await greenlet_spawn(write, tables, batch)
 
         return await in_batches("steps", steps, prepare, send, ahead=conn is None)
 
@@ -212,7 +215,7 @@ def _checked_step(step: tuple[Any, ...]) -> _Step:
             )
 
 
-def _insert_steps(connection: Connection, batch: Batch[_Step]) -> int:
+def _insert_steps(tables: Tables, batch: Batch[_Step]) -> int:
     order, steps = batch.order(), {"steps": batch.as_json()}
     written = 0
     rows: list[Row] = []
@@ -223,13 +226,13 @@ def _insert_steps(connection: Connection, batch: Batch[_Step]) -> int:
 
     def write() -> int | None:
         nonlocal written
-        count: int = connection.execute(LOG_MANY, steps).rowcount
+        count: int = tables.execute(LOG_MANY, steps).rowcount
         written += count
         return written if written == len(batch.items) else None
 
     def explain() -> int | None:
         nonlocal rows
-        rows = sorted(Rows.all(connection.execute(WHY_NOT_ALL_LOGGED, steps)).one_by_one(), key=position)
+        rows = sorted(Rows.all(tables.execute(WHY_NOT_ALL_LOGGED, steps)).one_by_one(), key=position)
         raise_with_others(_why_not_logged(batch.items[position(row)], row) for row in rows)
         return None if rows else written
 

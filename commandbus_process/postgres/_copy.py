@@ -12,6 +12,7 @@ from sqlalchemy.engine import Transaction
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.util import await_only
 
+from commandbus_process.postgres._database import Tables
 from commandbus_process.postgres._transaction import get_sqlstate, psycopg_connection
 
 # Each COPY runs in a savepoint. PostgreSQL keeps up to 64 writing savepoints of a transaction in shared memory. If
@@ -25,7 +26,7 @@ _INTEGRITY_CONSTRAINT_VIOLATION = "23"  # a class of SQLSTATEs: they all begin w
 _NOT_WITH_COPY = frozenset({"0A000", "42809"})
 
 
-def copy_rows(connection: Connection, table: Table, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> bool:
+def copy_rows(tables: Tables, table: Table, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> bool:
     """Write all rows or none, and return whether they were written. If not, use INSERT.
 
     COPY has no ON CONFLICT and fails on a conflict, so it runs in a savepoint. `False` means: there is a conflict, a
@@ -35,11 +36,12 @@ def copy_rows(connection: Connection, table: Table, names: Sequence[str], rows: 
     Raises:
         sqlalchemy.exc.DBAPIError: Any other error of the server (a time-out, a full disk), as a statement raises it.
     """
+    connection = tables.connection
     transaction = connection.get_transaction()
     if transaction is None or _copies.get(transaction, 0) >= _MOST_COPIES:
         return False
     _copies[transaction] = _copies.get(transaction, 0) + 1
-    statement = _statement(connection, table, names)
+    statement = _statement(tables.path_of(table), names)
     try:
         with connection.begin_nested():
             _run(connection, statement, rows)
@@ -57,9 +59,7 @@ class _NotAllCopiedError(Exception):
     """A trigger swallowed rows."""
 
 
-def _statement(connection: Connection, table: Table, names: Sequence[str]) -> sql.Composed:
-    schema = connection.schema_for_object(table)  # a `schema_translate_map` may name another schema than the table
-    path = (table.name,) if schema is None else (schema, table.name)
+def _statement(path: Sequence[str], names: Sequence[str]) -> sql.Composed:
     return sql.SQL("COPY {} ({}) FROM STDIN").format(
         sql.Identifier(*path), sql.SQL(", ").join(map(sql.Identifier, names))
     )

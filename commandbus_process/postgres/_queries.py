@@ -7,7 +7,6 @@ from functools import partial
 from typing import Annotated, Generic, overload
 
 from pydantic import Field, TypeAdapter
-from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from commandbus_process._arguments import LIMIT, TIME, checked, unreadable_handler
@@ -15,11 +14,12 @@ from commandbus_process._states import States
 from commandbus_process.filters import ProcessFilter
 from commandbus_process.models import JsonObject, StateT
 from commandbus_process.postgres import _cursors, _pages, _statistics
+from commandbus_process.postgres._database import Database, Tables
 from commandbus_process.postgres._listing import NOT_ENDED, Listing
 from commandbus_process.postgres._numbers import read_backlog, read_open_commands, read_statistics
 from commandbus_process.postgres._reading import ProcessReader, Rows, read_summaries, reading, unquoted
 from commandbus_process.postgres._stream import BATCH, ProcessStream, read_only, server_side
-from commandbus_process.postgres._transaction import check_engine, run
+from commandbus_process.postgres._transaction import run
 from commandbus_process.repository import OnUnreadable
 from commandbus_process.summaries import BacklogGroup, Count, OpenCommand, Page, ProcessSummary, StepStatistics
 
@@ -41,17 +41,22 @@ class PostgresProcessQueries(Generic[StateT]):
     Args:
         engine: The engine from which a method without `conn` borrows a connection. You configure it and dispose of it.
         state_type: The type of the states, as in `PostgresProcessRepository`. Only `stream` reads states.
+        schema: The schema that has the tables. Without it, `commandbus`, or what a `schema_translate_map` of the engine
+            or of your connection says.
     """
 
     @overload
-    def __init__(self: "PostgresProcessQueries[JsonObject]", engine: AsyncEngine) -> None: ...
+    def __init__(
+        self: "PostgresProcessQueries[JsonObject]", engine: AsyncEngine, *, schema: str | None = None
+    ) -> None: ...
     @overload
-    def __init__(self, engine: AsyncEngine, *, state_type: type[StateT] | Mapping[str, type[StateT]]) -> None: ...
+    def __init__(
+        self, engine: AsyncEngine, *, state_type: type[StateT] | Mapping[str, type[StateT]], schema: str | None = None
+    ) -> None: ...
     @overload
-    def __init__(self, engine: AsyncEngine, *, state_type: object) -> None: ...
-    def __init__(self, engine: AsyncEngine, *, state_type: object = None) -> None:
-        check_engine(engine)
-        self._engine = engine
+    def __init__(self, engine: AsyncEngine, *, state_type: object, schema: str | None = None) -> None: ...
+    def __init__(self, engine: AsyncEngine, *, state_type: object = None, schema: str | None = None) -> None:
+        self._database = Database(engine, schema)
         self._states: States[StateT] = States(state_type)
         self._reader = ProcessReader(self._states)
 
@@ -98,7 +103,7 @@ class PostgresProcessQueries(Generic[StateT]):
         listing.parameters["limit"] = size + 1
         _go_on(listing, mark, after)
         statement = _pages.summaries(listing.statuses, listing.given, newest_first=newest_first, steps=steps)
-        rest = await run(self._engine, conn, reading(statement, listing.parameters))
+        rest = await run(self._database, conn, reading(statement, listing.parameters))
         rows = rest.take(size)
         following = _cursors.encode(mark, *_pages.last_row(rows).values()) if rest.count else None
         del rows.columns["sort_key"]
@@ -156,16 +161,17 @@ class PostgresProcessQueries(Generic[StateT]):
         if listing.is_empty:
             yield opened(_nothing)
         elif consistent:
-            async with read_only(self._engine, conn) as connection:
+            async with read_only(self._database.engine, conn) as connection:
                 statement = _pages.processes(listing.statuses, listing.given, newest_first=newest_first)
-                async with server_side(connection, statement, listing.parameters) as read:
+                opening = server_side(connection, statement, listing.parameters, self._database.options)
+                async with opening as read:
                     yield opened(read)
         else:
             listing.parameters["limit"] = BATCH
 
             async def read_page() -> Rows:
                 statement = _pages.processes(listing.statuses, listing.given, newest_first=newest_first)
-                rows = await run(self._engine, conn, reading(statement, listing.parameters))
+                rows = await run(self._database, conn, reading(statement, listing.parameters))
                 if rows.count:
                     listing.parameters |= _pages.last_row(rows)
                 return rows
@@ -200,11 +206,11 @@ class PostgresProcessQueries(Generic[StateT]):
         listing.parameters["limit"] = most + 1
         statement = _pages.count(listing.statuses, listing.given)
 
-        def work(connection: Connection) -> int:
-            found: int = connection.execute(statement, listing.parameters).scalar_one()
+        def work(tables: Tables) -> int:
+            found: int = tables.execute(statement, listing.parameters).scalar_one()
             return found
 
-        found = await run(self._engine, conn, work)
+        found = await run(self._database, conn, work)
         return Count(min(found, most), exact=found <= most)
 
     async def backlog(
@@ -221,7 +227,7 @@ class PostgresProcessQueries(Generic[StateT]):
             process_type: Count only processes of this type.
         """
         listing = Listing(ProcessFilter(domain=domain, process_type=process_type))
-        rows = await run(self._engine, conn, reading(_statistics.backlog(listing.given), listing.parameters))
+        rows = await run(self._database, conn, reading(_statistics.backlog(listing.given), listing.parameters))
         return read_backlog(rows)
 
     async def step_statistics(
@@ -249,7 +255,7 @@ class PostgresProcessQueries(Generic[StateT]):
         if listing.is_empty:
             return []
         statement = _statistics.step_statistics(listing.statuses, listing.given)
-        return read_statistics(await run(self._engine, conn, reading(statement, listing.parameters)))
+        return read_statistics(await run(self._database, conn, reading(statement, listing.parameters)))
 
     async def open_steps(
         self,
@@ -297,7 +303,7 @@ class PostgresProcessQueries(Generic[StateT]):
             return Page([], None)
         statement = _statistics.open_steps(listing.statuses, listing.given, before=before is not None)
         values = {**listing.parameters, "limit": size + 1, "sent_before": before}
-        rest = await run(self._engine, conn, reading(statement, values))
+        rest = await run(self._database, conn, reading(statement, values))
         rows = rest.take(size)
         following = None
         if rest.count:

@@ -30,6 +30,7 @@ from commandbus_process._reasons import explain
 from commandbus_process._states import States
 from commandbus_process.errors import StoredDataError, StoredStateError
 from commandbus_process.models import JsonObject, ProcessAuditEntry, ProcessMetadata, StateT
+from commandbus_process.postgres._database import Tables
 from commandbus_process.postgres._stamps import private_with
 from commandbus_process.postgres._statements import FIELDS
 from commandbus_process.summaries import ItemT, ProcessSummary
@@ -70,13 +71,13 @@ def reading(
     statement: Select[*tuple[Any, ...]],
     values: Mapping[str, Any],
     check: Callable[[Connection], None] | None = None,
-) -> Callable[[Connection], Rows]:
+) -> Callable[[Tables], Rows]:
     """Return the work that reads the rows of a statement, after a check of the connection, if there is one."""
 
-    def work(connection: Connection) -> Rows:
+    def work(tables: Tables) -> Rows:
         if check is not None:
-            check(connection)
-        return Rows.all(connection.execute(statement, values))
+            check(tables.connection)
+        return Rows.all(tables.execute(statement, values))
 
     return work
 

@@ -46,6 +46,7 @@ from commandbus_process.models import (
 from commandbus_process.postgres import _statements
 from commandbus_process.postgres._advance import Step, is_part_written, save_statement
 from commandbus_process.postgres._bulk import log_many, save_many
+from commandbus_process.postgres._database import Database, Tables
 from commandbus_process.postgres._listing import Listing
 from commandbus_process.postgres._parameters import object_key, process_key, sent_parameters, step_key
 from commandbus_process.postgres._reading import ProcessReader, first_row, read_entries, reading
@@ -65,7 +66,7 @@ from commandbus_process.postgres._stamps import (
     set_stored,
     set_unlike_its_row,
 )
-from commandbus_process.postgres._transaction import check_can_lock, check_engine, is_in_autocommit, run
+from commandbus_process.postgres._transaction import check_can_lock, is_in_autocommit, run
 from commandbus_process.repository import OnUnreadable, ProcessRepository
 
 # The statement of get_by_id for each value of `for_update`.
@@ -89,17 +90,22 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
             or a mapping from `process_type` to such a type. Without it, a state is a JSON object. Only declared classes
             are stored, so declare a union if there are several. Type checkers infer the repository's parameter if you
             pass classes. Otherwise write it out: `PostgresProcessRepository[Order | Refund](...)`.
+        schema: The schema that has the tables. Without it, `commandbus`, or what a `schema_translate_map` of the engine
+            or of your connection says.
     """
 
     @overload
-    def __init__(self: "PostgresProcessRepository[JsonObject]", engine: AsyncEngine) -> None: ...
+    def __init__(
+        self: "PostgresProcessRepository[JsonObject]", engine: AsyncEngine, *, schema: str | None = None
+    ) -> None: ...
     @overload
-    def __init__(self, engine: AsyncEngine, *, state_type: type[StateT] | Mapping[str, type[StateT]]) -> None: ...
+    def __init__(
+        self, engine: AsyncEngine, *, state_type: type[StateT] | Mapping[str, type[StateT]], schema: str | None = None
+    ) -> None: ...
     @overload
-    def __init__(self, engine: AsyncEngine, *, state_type: object) -> None: ...
-    def __init__(self, engine: AsyncEngine, *, state_type: object = None) -> None:
-        check_engine(engine)
-        self._engine = engine
+    def __init__(self, engine: AsyncEngine, *, state_type: object, schema: str | None = None) -> None: ...
+    def __init__(self, engine: AsyncEngine, *, state_type: object = None, schema: str | None = None) -> None:
+        self._database = Database(engine, schema)
         self._states: States[StateT] = States(state_type)
         self._reader = ProcessReader(self._states)
 
@@ -119,22 +125,22 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
             values |= sent_parameters(entries)
         statement = save_statement(entries)
 
-        def work(connection: Connection) -> Written:
+        def work(tables: Tables) -> Written:
             def write() -> Written | None:
                 try:
-                    return read_written(connection.execute(statement, values))
+                    return read_written(tables.execute(statement, values))
                 except DBAPIError as error:
                     if not is_part_written(error):
                         raise
                     raise NothingWrittenError(*key) from error
 
             def explain() -> None:
-                if first_row(connection.execute(_statements.WHY_NOT_WRITTEN, process_key(*key))) is not None:
+                if first_row(tables.execute(_statements.WHY_NOT_WRITTEN, process_key(*key))) is not None:
                     raise ProcessAlreadyExistsError(*key)
 
             return write_or_explain(write, explain, lambda: key)
 
-        written = await run(self._engine, conn, work, key)
+        written = await run(self._database, conn, work, key)
         forget_row(process)
         set_stored(process, written, is_committed=True)
 
@@ -144,17 +150,17 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         key, stamps = (process.domain, process.process_id), matching_stamps(process)
         parameters = self._update_parameters(process)
 
-        def work(connection: Connection) -> Written:
+        def work(tables: Tables) -> Written:
             values = dict(parameters)
 
             def explain() -> None:
-                match_row_again(values, stamps, first_row(connection.execute(_statements.WHY_NOT_WRITTEN, values)))
+                match_row_again(values, stamps, first_row(tables.execute(_statements.WHY_NOT_WRITTEN, values)))
 
             return write_or_explain(
-                lambda: read_written(connection.execute(_statements.UPDATE, values)), explain, lambda: key
+                lambda: read_written(tables.execute(_statements.UPDATE, values)), explain, lambda: key
             )
 
-        written = await run(self._engine, conn, work, key, process.version)
+        written = await run(self._database, conn, work, key, process.version)
         # Only now: if the statement fails, the object stays as it was read.
         set_stored(process, written, is_committed=conn is None)
 
@@ -175,18 +181,18 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
             raise InvalidInputError("for_update", "needs conn: without it, the lock would end with the statement")
         locks = for_update is not False
 
-        def work(connection: Connection) -> tuple[str, str] | None:
+        def work(tables: Tables) -> tuple[str, str] | None:
             if locks:
-                check_can_lock(connection)
-            row = connection.execute(statement, key).first()
+                check_can_lock(tables.connection)
+            row = tables.execute(statement, key).first()
             if row is not None:
                 return row.fields, row.state
             # A statement with NOWAIT would fail and abort the caller's transaction. So SKIP LOCKED is used instead.
-            if for_update == "nowait" and first_row(connection.execute(_statements.WHY_NOT_WRITTEN, key)) is not None:
+            if for_update == "nowait" and first_row(tables.execute(_statements.WHY_NOT_WRITTEN, key)) is not None:
                 raise ProcessLockedError(domain, process_id)
             return None
 
-        row = await run(self._engine, conn, work, (domain, process_id))
+        row = await run(self._database, conn, work, (domain, process_id))
         if row is None:
             return None
         return self._reader.read_one(process_id, *row)
@@ -204,7 +210,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         ids = check_uuids("process_ids", process_ids)
         values = {"key_domain": checked(NAME, "domain", domain), "process_ids": ids}
         processes = self._reader.read_all(
-            await run(self._engine, conn, reading(_statements.GET_BY_IDS, values)), handle
+            await run(self._database, conn, reading(_statements.GET_BY_IDS, values)), handle
         )
         found = {process.process_id: process for process in processes}
         return {each: found[each] for each in ids if each in found}
@@ -269,7 +275,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         found: list[ProcessMetadata[StateT]] = []
         is_complete = listing.is_empty
         while not is_complete:
-            rows = await run(self._engine, conn, reading(statement(), listing.parameters, check))
+            rows = await run(self._database, conn, reading(statement(), listing.parameters, check))
             processes = self._reader.read_all(rows, handle)
             found += processes
             is_complete = len(processes) == rows.count or not listing.look_further(rows, len(processes))
@@ -282,21 +288,21 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         check_loggable(entry)
         values = {**entry_columns(entry), **step_key(domain, process_id, entry.command_id)}
 
-        def work(connection: Connection) -> bool:
+        def work(tables: Tables) -> bool:
             def explain() -> bool | None:
-                logged = first_row(connection.execute(_statements.WHY_NOT_LOGGED, values))
+                logged = first_row(tables.execute(_statements.WHY_NOT_LOGGED, values))
                 if is_redelivery([logged]):
                     return False
                 raise_first([why_not_logged(domain, process_id, logged, entry)])
                 return None
 
             return write_or_explain(
-                lambda: bool(connection.execute(_statements.LOG_STEP, values).rowcount) or None,
+                lambda: bool(tables.execute(_statements.LOG_STEP, values).rowcount) or None,
                 explain,
                 lambda: (domain, process_id),
             )
 
-        is_new = await run(self._engine, conn, work, (domain, process_id))
+        is_new = await run(self._database, conn, work, (domain, process_id))
         if not is_new:
             _log.redelivered("log_step", domain, process_id, entry.command_id)
         return is_new
@@ -315,25 +321,25 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         if command_id != entry.command_id:
             raise InvalidInputError("command_id", "is not the reply's command_id")
 
-        def work(connection: Connection) -> bool:
+        def work(tables: Tables) -> bool:
             # A transaction that goes on will probably update the process next, so the process is locked first.
-            goes_on = conn is not None and not is_in_autocommit(connection)
+            goes_on = conn is not None and not is_in_autocommit(tables.connection)
             statement = _statements.RECORD_REPLY_AND_LOCK if goes_on else _statements.RECORD_REPLY
 
             def explain() -> bool | None:
-                recorded = first_row(connection.execute(_statements.WHY_NOT_RECORDED, values))
+                recorded = first_row(tables.execute(_statements.WHY_NOT_RECORDED, values))
                 if is_redelivery([recorded]):
                     return False
                 raise_first([why_not_recorded(domain, process_id, recorded, entry)])
                 return None
 
             return write_or_explain(
-                lambda: bool(connection.execute(statement, values).rowcount) or None,
+                lambda: bool(tables.execute(statement, values).rowcount) or None,
                 explain,
                 lambda: (domain, process_id),
             )
 
-        is_new = await run(self._engine, conn, work, (domain, process_id))
+        is_new = await run(self._database, conn, work, (domain, process_id))
         if not is_new:
             _log.redelivered("update_step_reply", domain, process_id, command_id)
         return is_new
@@ -343,7 +349,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         self, domain: str, process_id: UUID, conn: AsyncConnection | None = None
     ) -> list[ProcessAuditEntry]:
         work = reading(_statements.AUDIT_TRAIL, process_key(domain, process_id))
-        return read_entries(domain, process_id, await run(self._engine, conn, work, (domain, process_id)))
+        return read_entries(domain, process_id, await run(self._database, conn, work, (domain, process_id)))
 
     @override
     async def get_completed_steps(
@@ -351,10 +357,10 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
     ) -> list[str]:
         key = process_key(domain, process_id)
 
-        def work(connection: Connection) -> list[str]:
-            return [name for (name,) in connection.execute(_statements.COMPLETED_STEPS, key).all()]
+        def work(tables: Tables) -> list[str]:
+            return [name for (name,) in tables.execute(_statements.COMPLETED_STEPS, key).all()]
 
-        return await run(self._engine, conn, work, (domain, process_id))
+        return await run(self._database, conn, work, (domain, process_id))
 
     @override
     async def get_steps_to_compensate(
@@ -367,7 +373,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
     ) -> list[ProcessAuditEntry]:
         statement = _statements.STEPS_TO_COMPENSATE_OR_UNKNOWN if include_unknown else _statements.STEPS_TO_COMPENSATE
         work = reading(statement, process_key(domain, process_id))
-        return read_entries(domain, process_id, await run(self._engine, conn, work, (domain, process_id)))
+        return read_entries(domain, process_id, await run(self._database, conn, work, (domain, process_id)))
 
     @override
     async def advance(
@@ -389,7 +395,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         if reply is not None:
             values |= {**reply_columns("reply", reply, entries), "key_command_id": reply.command_id}
         step = Step(process, reply, entries, values)
-        taken = await run(self._engine, conn, step.take, key, process.version)
+        taken = await run(self._database, conn, step.take, key, process.version)
         if not taken.is_new:
             _log.redelivered("advance", *key, None if reply is None else reply.command_id)
         if taken.row is None:
@@ -404,7 +410,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         processes: Iterable[ProcessMetadata[StateT]] | AsyncIterable[ProcessMetadata[StateT]],
         conn: AsyncConnection | None = None,
     ) -> int:
-        return await save_many(self._engine, conn, processes, self._states.write)
+        return await save_many(self._database, conn, processes, self._states.write)
 
     @override
     async def log_many(
@@ -412,7 +418,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         steps: Iterable[tuple[str, UUID, ProcessAuditEntry]] | AsyncIterable[tuple[str, UUID, ProcessAuditEntry]],
         conn: AsyncConnection | None = None,
     ) -> int:
-        return await log_many(self._engine, conn, steps)
+        return await log_many(self._database, conn, steps)
 
     def _update_parameters(self, process: ProcessMetadata[StateT]) -> dict[str, Any]:
         """Return the parameters of the statements that update a process."""

@@ -11,9 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from commandbus_process import _log
 from commandbus_process._arguments import LIMIT, checked
 from commandbus_process.errors import InvalidInputError, ProcessRepositoryError
+from commandbus_process.postgres._database import check_engine
 from commandbus_process.postgres._transaction import (
     RUN_AGAIN,
-    check_engine,
     get_sqlstate,
     pause,
     psycopg_connection,

@@ -1,7 +1,7 @@
 """Read any number of processes, one after the other, in flat memory."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Generic
 from uuid import UUID
@@ -12,9 +12,9 @@ from typing_extensions import override
 
 from commandbus_process.errors import StoredDataError
 from commandbus_process.models import ProcessMetadata, StateT
+from commandbus_process.postgres._database import check_connection
 from commandbus_process.postgres._reading import ProcessReader, Rows, unquoted
 from commandbus_process.postgres._transaction import (
-    check_connection,
     check_in_transaction,
     transaction,
     translated_errors,
@@ -99,11 +99,11 @@ async def read_only(engine: AsyncEngine, conn: AsyncConnection | None) -> AsyncG
 
 @asynccontextmanager
 async def server_side(
-    connection: AsyncConnection, statement: Select[Any], values: dict[str, Any]
+    connection: AsyncConnection, statement: Select[Any], values: dict[str, Any], options: Mapping[str, Any]
 ) -> AsyncGenerator[Callable[[], Awaitable[Rows]]]:
     """Open a cursor in the server, and yield what reads its next rows."""
     with translated_errors("filter"):
-        result = await connection.stream(statement, values, execution_options={"yield_per": BATCH})
+        result = await connection.stream(statement, values, execution_options={"yield_per": BATCH, **options})
     try:
 
         async def read() -> Rows:

@@ -13,7 +13,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
 from commandbus_process import _log
@@ -23,15 +23,19 @@ from commandbus_process.errors import (
     InvalidInputError,
     ProcessLockedError,
     ProcessRepositoryError,
+    SchemaTooOldError,
     TransactionConflictError,
 )
+from commandbus_process.postgres._database import Database, Tables, check_connection
 from commandbus_process.postgres._storable import NOT_IN_ENCODING, PROGRAM_LIMIT_EXCEEDED, encodable_texts, limit_error
+from commandbus_process.tables import REVISION
 
 ResultT = TypeVar("ResultT")
 
 SERIALIZATION_FAILURE = "40001"
 DEADLOCK_DETECTED = "40P01"
 LOCK_NOT_AVAILABLE = "55P03"
+_UNDEFINED = frozenset({"42P01", "42703", "3F000"})  # a table, a column or a schema that is not there
 
 RUN_AGAIN = frozenset({SERIALIZATION_FAILURE, DEADLOCK_DETECTED})
 """The SQLSTATEs after which an aborted transaction can succeed when it is run again."""
@@ -47,9 +51,9 @@ _LONGEST_PAUSE = 0.1
 
 
 async def run(
-    engine: AsyncEngine,
+    database: Database,
     conn: AsyncConnection | None,
-    work: Callable[[Connection], ResultT],
+    work: Callable[[Tables], ResultT],
     key: tuple[str, UUID] | None = None,
     expected_version: int | None = None,
 ) -> ResultT:
@@ -61,7 +65,7 @@ async def run(
     with the caller's own statements.
 
     Args:
-        engine: The engine from which a connection is borrowed if there is no `conn`.
+        database: Where the tables are, and the engine from which a connection is borrowed if there is no `conn`.
         conn: The caller's connection. It is never begun, committed, rolled back or closed here.
         work: What to do. It may be called more than once. Without `conn`, each of its statements takes effect by
             itself, so only one of them may write.
@@ -73,21 +77,26 @@ async def run(
         DeadlockError: PostgreSQL aborted this transaction to end a deadlock.
         ProcessLockedError: A `lock_timeout` ended the wait for a lock.
         TransactionConflictError: Like ConcurrentUpdateError, if `work` is not about a single process.
+        SchemaTooOldError: The schema lacks a table or a column.
         InvalidInputError: A text has a character that an encoding lacks, or is too long for the server. Or the caller's
             transaction was aborted before. Only a text that is too long is sent to the server, and aborts the caller's
             transaction.
     """
     check_connection(conn)
+
+    def work_on(connection: Connection) -> ResultT:
+        return work(database.on(connection))
+
     attempt = 0
     while True:
         attempt += 1
         try:
             if conn is None:
-                return await greenlet_spawn(_borrow_and_run, engine.sync_engine, work)
+                return await greenlet_spawn(_borrow_and_run, database.engine.sync_engine, work_on)
             if conn.sync_connection is None:
-                return await conn.run_sync(work)  # raises SQLAlchemy's error: it was not started, or is closed
+                return await conn.run_sync(work_on)  # raises SQLAlchemy's error: it was not started, or is closed
             check_not_in_use(conn.sync_connection)
-            return await greenlet_spawn(_run_on, conn.sync_connection, work)
+            return await greenlet_spawn(_run_on, conn.sync_connection, work_on)
         except DBAPIError as error:
             sqlstate = get_sqlstate(error)
             if conn is not None or sqlstate not in RUN_AGAIN or attempt == ATTEMPTS:
@@ -111,52 +120,6 @@ async def pause(attempt: int, first: float = _FIRST_PAUSE, longest: float = _LON
     await asyncio.sleep(random.uniform(0, min(longest, first * 2 ** (attempt - 1))))  # noqa: S311 - no secret
 
 
-def check_engine(engine: object) -> None:
-    """Reject an engine that this package cannot use. The message names what to pass instead. It quotes no URL.
-
-    Raises:
-        TypeError: It is not an AsyncEngine, or its driver is not psycopg.
-    """
-    if not isinstance(engine, AsyncEngine):
-        if isinstance(engine, Engine):
-            hint = "create_async_engine(...) takes the same arguments as create_engine(...)"
-        elif isinstance(engine, AsyncConnection):
-            hint = "pass its engine, conn.engine, here, and the connection to the methods, as conn"
-        elif isinstance(engine, AsyncSession):
-            hint = (
-                "pass the engine that the session was made with, and await session.connection() to the methods, as conn"
-            )
-        else:
-            hint = "make one with create_async_engine(url)"
-        raise TypeError(f"engine must be an AsyncEngine, not {type(engine).__name__}; {hint}")
-    _check_driver("engine", engine)
-
-
-def check_connection(conn: AsyncConnection | None) -> None:
-    """Reject a connection that this package cannot use. The message names what to pass instead.
-
-    Raises:
-        TypeError: It is not an AsyncConnection (for example a session), or its driver is not psycopg.
-    """
-    if conn is None:
-        return
-    if not isinstance(conn, AsyncConnection):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
-        raise TypeError(
-            f"conn must be an AsyncConnection, not {type(conn).__name__}; an AsyncSession has one: "
-            "await session.connection()"
-        )
-    _check_driver("conn", conn.engine)
-
-
-def _check_driver(name: str, engine: AsyncEngine) -> None:
-    dialect = engine.dialect
-    if dialect.driver != "psycopg":
-        raise TypeError(
-            f"{name} must have the driver psycopg, not {dialect.driver} ({dialect.name}); "
-            'make the engine with create_async_engine("postgresql+psycopg://...")'
-        )
-
-
 @asynccontextmanager
 async def transaction(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
     """Yield a connection in a transaction that is committed at the end, and rolled back after an error.
@@ -177,7 +140,7 @@ async def transaction(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
 
 
 @asynccontextmanager
-async def atomic(engine: AsyncEngine, conn: AsyncConnection | None) -> AsyncGenerator[AsyncConnection]:
+async def atomic(database: Database, conn: AsyncConnection | None) -> AsyncGenerator[AsyncConnection]:
     """Yield a connection on which several statements take effect together or not at all.
 
     Without `conn`, that is a transaction. On the caller's connection it is a savepoint: after an error, the caller's
@@ -190,7 +153,7 @@ async def atomic(engine: AsyncEngine, conn: AsyncConnection | None) -> AsyncGene
     """
     check_connection(conn)
     if conn is None:
-        async with transaction(engine) as connection:
+        async with transaction(database.engine) as connection:
             yield connection
             with translated_errors():
                 await connection.commit()
@@ -410,6 +373,17 @@ def translate_conflict(
     return None
 
 
+def _what_is_missing(error: DBAPIError) -> str | None:
+    """Return the server's message, if a statement of this library names a table or a column that is not there.
+
+    It quotes the name, and no value. A trigger of somebody else can name one, too: then the message has a context.
+    """
+    diagnostic = getattr(error.orig, "diag", None)
+    if get_sqlstate(error) not in _UNDEFINED or diagnostic is None or diagnostic.context is not None:
+        return None
+    return str(diagnostic.message_primary)
+
+
 def _raise_translated(error: DBAPIError, key: tuple[str, UUID] | None, expected_version: int | None) -> NoReturn:
     """Raise the error of this package for an error of the server. If there is none, raise the error itself.
 
@@ -421,6 +395,10 @@ def _raise_translated(error: DBAPIError, key: tuple[str, UUID] | None, expected_
     try:
         if get_sqlstate(error) == PROGRAM_LIMIT_EXCEEDED:
             raise limit_error(error) from None  # SQLAlchemy's error quotes the parameters
+        missing = _what_is_missing(error)
+        if missing is not None:
+            # Not from SQLAlchemy's error, which quotes the parameters.
+            raise SchemaTooOldError(None, REVISION, missing=missing) from error.orig
         if conflict is None:
             raise error
         raise conflict from error

@@ -9,7 +9,7 @@ import pytest
 import commandbus_process
 
 PACKAGE = Path(commandbus_process.__file__).parent
-SHARED = "_columns _arguments _json _reasons _log _states _state_types _state_difference"
+SHARED = "_columns _arguments _json _reasons _schema_name _log _states _state_types _state_difference"
 # A module may import those of the floors below its own, and its neighbours.
 FLOORS = [
     {"models", "errors"},
@@ -57,7 +57,7 @@ def test_a_module_imports_no_floor_above_its_own(module: str) -> None:
 
 
 # What a door beside the repository may use of the inside of `postgres/`.
-INSIDE = {"retention": {"_listing", "_reading", "_retention", "_statements", "_transaction"}}
+INSIDE = {"retention": {"_database", "_listing", "_reading", "_retention", "_statements", "_transaction"}}
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if not module.startswith("postgres.")])

@@ -109,7 +109,7 @@ class Loose(BaseModel):
 
 
 async def save_loosely_typed(repository: Repository) -> int:
-    typed = PostgresProcessRepository(repository._engine, state_type=Loose)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    typed = PostgresProcessRepository(repository._database.engine, state_type=Loose)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     states = [Loose(when=1), Loose(when=NOON)]
     return await typed.save_many(
         ProcessMetadata(domain=DOMAIN, process_id=uuid4(), process_type="order", state=state) for state in states
@@ -118,7 +118,7 @@ async def save_loosely_typed(repository: Repository) -> int:
 
 async def save_undeclared(repository: Repository) -> int:
     types: dict[str, type[OrderState]] = {"order": OrderState}
-    typed: PostgresProcessRepository[Any] = PostgresProcessRepository(repository._engine, state_type=types)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    typed: PostgresProcessRepository[Any] = PostgresProcessRepository(repository._database.engine, state_type=types)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     return await typed.save_many([process_with(ORDER), process_with(REFUND, "refund")])
 
 

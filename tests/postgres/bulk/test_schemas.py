@@ -1,18 +1,22 @@
-"""Every method writes to the schema that a `schema_translate_map` names: here, a schema for each tenant."""
+"""Every method goes to the schema that was chosen, by name or by a `schema_translate_map`: one for each tenant."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.schema import CreateSchema
+from sqlalchemy.schema import CreateSchema, DropSchema
 
 from commandbus_process import (
+    PostgresProcessQueries,
     PostgresProcessRepository,
     ProcessAlreadyExistsError,
+    ProcessFilter,
     ProcessMetadata,
+    ProcessRetention,
     ProcessStatus,
     ReplyOutcome,
     StepAlreadyLoggedError,
@@ -20,11 +24,13 @@ from commandbus_process import (
 from commandbus_process.tables import metadata, process_audit
 from commandbus_process.tables import process as process_table
 from tests.support.databases import async_url
-from tests.support.items import DOMAIN, for_process, new_entries, new_entry, new_process, new_processes
+from tests.support.everything import do_everything
+from tests.support.items import DOMAIN, NOON, for_process, new_entries, new_entry, new_process, new_processes
 
-TENANTS = ("tenant_a", 'Tenant "B".x')  # one whose name has to be quoted
+TENANTS = ("tenant_a", 'Tenant "B".x 100%s é')  # one whose name has to be quoted
 Repository = PostgresProcessRepository[Any]
 Numbers = dict[str, tuple[int, int]]
+LATER = datetime.now(UTC) + timedelta(days=1)
 
 
 def of_tenant(tenant: str) -> dict[str, Any]:
@@ -120,13 +126,14 @@ CALLS: dict[str, tuple[Callable[[Repository, AsyncConnection | None], Awaitable[
 
 @pytest.mark.own_database
 @pytest.mark.parametrize("tenant", TENANTS)
-@pytest.mark.parametrize("where", ["engine", "engine's connection", "connection"])
+@pytest.mark.parametrize("where", ["engine", "engine's connection", "connection", "name", "name, and a connection"])
 @pytest.mark.parametrize("call", CALLS)
 async def test_only_the_tenants_schema_is_written(tenants: AsyncEngine, call: str, where: str, tenant: str) -> None:
     method, expected = CALLS[call]
-    engine = tenants if where == "connection" else tenants.execution_options(**of_tenant(tenant))
-    repository = PostgresProcessRepository(engine)
-    async with nullcontext() if where == "engine" else engine.begin() as conn:
+    by_name = where.startswith("name")
+    engine = tenants if by_name or where == "connection" else tenants.execution_options(**of_tenant(tenant))
+    repository = PostgresProcessRepository(engine, schema=tenant if by_name else None)
+    async with nullcontext() if where in {"engine", "name"} else engine.begin() as conn:
         if conn is not None and where == "connection":
             await conn.execution_options(**of_tenant(tenant))
         await method(repository, conn)
@@ -143,3 +150,53 @@ async def test_one_id_in_two_schemas_is_two_processes(tenants: AsyncEngine) -> N
             assert await repository.get_by_id(DOMAIN, process.process_id) == process
     last: ProcessMetadata = processes[0]
     assert await PostgresProcessRepository(tenants).get_by_id(DOMAIN, last.process_id) is None
+
+
+@pytest.mark.own_database
+@pytest.mark.parametrize("tenant", TENANTS)
+async def test_no_statement_needs_the_schema_that_was_not_chosen(tenants: AsyncEngine, tenant: str) -> None:
+    async with tenants.begin() as conn:
+        await conn.execute(DropSchema("commandbus", cascade=True))
+    await do_everything(tenants, tenant)
+
+
+@pytest.mark.own_database
+async def test_queries_and_retention_go_to_the_chosen_schema(tenants: AsyncEngine) -> None:
+    async with tenants.begin() as conn:
+        await conn.execute(DropSchema("commandbus", cascade=True))
+    first, second = TENANTS
+    ended = new_process().model_copy(update={"status": ProcessStatus.COMPLETED, "completed_at": NOON})
+    await PostgresProcessRepository(tenants, schema=second).save(ended, sent=new_entry())
+    wanted = ProcessFilter(domain=DOMAIN, statuses=[ProcessStatus.COMPLETED])
+    for schema, found in ((first, 0), (second, 1)):
+        queries = PostgresProcessQueries(tenants, schema=schema)
+        retention = ProcessRetention(tenants, schema=schema)
+        assert len((await queries.page(wanted, steps=True)).items) == found
+        assert (await queries.count(wanted)).value == found
+        assert await queries.backlog(DOMAIN) == []
+        for consistent in (False, True):
+            async with queries.stream(wanted, consistent=consistent) as stream:
+                assert len([each async for each in stream]) == found
+        assert len(await queries.step_statistics(wanted, allow_scan=True)) == found
+        assert len((await queries.open_steps(wanted, allow_scan=True)).items) == found
+        assert len(await retention.preview(DOMAIN, ended_before=LATER)) == found
+        if found:
+            assert await retention.erase(DOMAIN, ended.process_id)
+        archived: list[Any] = []
+
+        async def archive(_: AsyncConnection, batch: list[Any], kept: list[Any] = archived) -> None:
+            kept.extend(batch)
+
+        async for progress in retention.purge(DOMAIN, ended_before=LATER, before_delete=archive):
+            assert (progress.processes, progress.steps) == (found, found)
+        assert len(archived) == found
+
+
+@pytest.mark.own_database
+async def test_the_name_wins_over_a_map_and_leaves_the_callers_own_statements_alone(tenants: AsyncEngine) -> None:
+    first, second = TENANTS
+    mapped = tenants.execution_options(**of_tenant(first))
+    async with mapped.begin() as conn:
+        await PostgresProcessRepository(tenants, schema=second).save(new_process(), conn)
+        assert await conn.scalar(select(func.count()).select_from(process_table)) == 0
+    assert await numbers(tenants) == {"commandbus": (0, 0), first: (0, 0), second: (1, 0)}
