@@ -44,7 +44,7 @@ chaos: $(INSTALLED)  ## kill the server under load for SECONDS, at least 20 time
 	$(BIN)/python -m tests.faults.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 sql: $(INSTALLED)  ## write tests/sql anew: what the library sends, for a reader
-	WRITE_SQL=1 $(BIN)/python -m pytest -q tests/unit/test_statements.py
+	WRITE_SQL=1 $(BIN)/python -m pytest -q tests/unit/test_statements.py tests/postgres/schema/routes/test_sql.py
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

@@ -89,7 +89,12 @@ def _run(options: Options) -> int:
         settings = _configured(server, durable=options.durable)
         databases = [
             stack.enter_context(closing(Database(server.url, f"bench_{name}", revision)))
-            for name, revision in (("ours", "head"), ("reference", "0001"), ("raw", "head"), ("core", "head"))
+            for name, revision in (
+                ("ours", "head"),
+                ("reference", "commandbus_0001"),
+                ("raw", "head"),
+                ("core", "head"),
+            )
         ]
         # On the tables of the first revision, which are those that it was written for; it only wants one column more.
         databases[1].execute("ALTER TABLE commandbus.process ADD COLUMN batch_id uuid")

@@ -1,13 +1,18 @@
-"""The name of the schema that has the tables, checked."""
+"""The name of the schema that has the tables: checked, and quoted for SQL that SQLAlchemy does not write."""
+
+from dataclasses import dataclass
+
+from psycopg import sql
 
 from commandbus_process.errors import InvalidInputError
 
 _LONGEST = 63
 """In bytes. PostgreSQL cuts off what is longer, and would take two names for one."""
+_DOLLARS = "$$"
 
 
 def checked_schema(name: object) -> str:
-    """Return the name, if a schema can have it. It is not quoted: what uses it quotes it.
+    """Return the name, if a schema can have it. It is not quoted.
 
     Raises:
         InvalidInputError: It is empty, too long, has a character that no name can have, or is the server's own.
@@ -25,3 +30,40 @@ def checked_schema(name: object) -> str:
     if name.startswith("pg_") or name == "information_schema":
         raise InvalidInputError("schema", "is the server's own")
     return name
+
+
+@dataclass(frozen=True)
+class SchemaName:
+    """A schema's name, for SQL text.
+
+    Attributes:
+        name: The name, not quoted.
+    """
+
+    name: str
+
+    def __post_init__(self) -> None:
+        """Check the name."""
+        checked_schema(self.name)
+
+    @property
+    def identifier(self) -> str:
+        """The name as SQL writes it before a table's."""
+        return self.name if self.name == "commandbus" else sql.Identifier(self.name).as_string()
+
+    @property
+    def literal(self) -> str:
+        """The name as a text in SQL."""
+        return sql.Literal(self.name).as_string().strip()
+
+    def fill(self, template: str) -> str:
+        """Put the name into SQL: `{schema}` becomes the identifier, and `{name}` the text.
+
+        `str.format` would take the braces of `'{}'::jsonb` for its own. A body between two `$$` gets another mark if
+        the name has this one.
+        """
+        mark = _DOLLARS
+        while mark in self.name:
+            mark = f"${mark.strip('$')}x$"
+        filled = template.replace(_DOLLARS, mark)
+        return filled.replace("{schema}", self.identifier).replace("{name}", self.literal)

@@ -9,8 +9,10 @@ Use a migrator, which owns the schema `commandbus` and runs Alembic, and a role 
   repository updates. It cannot delete rows, change definitions or change what was sent. It can read Alembic's version
   table, and not write it.
 - `reader`: uses the queries. It can read both tables and the version table, and change nothing.
-- `purger`: uses the retention. It can read both tables, delete rows, and update the columns that `erase` empties. It
-  cannot insert.
+- `purger`: uses the retention. It can read both tables and the version table, delete rows, and update the columns that
+  `erase` empties. It cannot insert.
+
+`--schema` names the schema, if the tables are in another one than `commandbus`.
 
 Run this again after each upgrade of the schema, before you start the new version of the application: a new column needs
 its right.
@@ -19,24 +21,25 @@ Rights and CHECKs cannot compare a row with its earlier version, or keep the pur
 If you want the database to do that, install the triggers of `commandbus_process.guards`.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias, get_args
 
 from psycopg import sql
-from typing_extensions import override
 
 from commandbus_process._columns import ERASED_ENTRY, LOGGED, REPLY, SAVED, WRITTEN_BY_ERASE, WRITTEN_BY_UPDATE
-from commandbus_process.tables import VERSION_TABLE, metadata, process, process_audit
+from commandbus_process._schema_name import SchemaName
+from commandbus_process._scripts import ScriptParser
+from commandbus_process.errors import InvalidInputError
+from commandbus_process.tables import SCHEMA, VERSION_TABLE, process, process_audit
 
 Purpose: TypeAlias = Literal["application", "reader", "purger"]
 """What a role is for."""
 
-_SCHEMA = f"SCHEMA {metadata.schema}"
-_SEQUENCE = f"SEQUENCE {metadata.schema}.process_audit_id_seq"
-_REVISION = f"{metadata.schema}.{VERSION_TABLE}"
-_PROCESS, _AUDIT = process.fullname, process_audit.fullname
+_SCHEMA = "SCHEMA {schema}"
+_SEQUENCE = "SEQUENCE {schema}.process_audit_id_seq"
+_REVISION = f"{{schema}}.{VERSION_TABLE}"
+_PROCESS, _AUDIT = (f"{{schema}}.{table.name}" for table in (process, process_audit))
 
 
 def _on(right: str, columns: Sequence[str]) -> str:
@@ -56,50 +59,48 @@ _RIGHTS: Mapping[str, Mapping[str, Sequence[str]]] = {
         _SCHEMA: ["USAGE"],
         _PROCESS: ["SELECT", "DELETE", _on("UPDATE", WRITTEN_BY_ERASE)],
         _AUDIT: ["SELECT", "DELETE", _on("UPDATE", ERASED_ENTRY)],
+        _REVISION: ["SELECT"],
     },
 }
 
 
-def grant_statements(role: str, purpose: Purpose = "application") -> list[str]:
+def grant_statements(role: str, purpose: Purpose = "application", *, schema: str = SCHEMA) -> list[str]:
     """Return the GRANT statements for a role. The schema's owner runs them. They can be run again.
 
     Args:
         role: The role's name. Do not quote it: this function does. The role must exist.
         purpose: What the role is for: `application`, `reader` or `purger`.
+        schema: The schema that has the tables. Do not quote it either.
 
     Raises:
-        ValueError: There is no such purpose.
+        ValueError: There is no such purpose, or no schema can have this name.
     """
     if purpose not in _RIGHTS:
         raise ValueError(f"purpose must be one of {', '.join(_RIGHTS)}")
     grantee = sql.Identifier(role).as_string()
-    return [f"GRANT {', '.join(rights)} ON {target} TO {grantee}" for target, rights in _RIGHTS[purpose].items()]
-
-
-class _Parser(argparse.ArgumentParser):
-    @override
-    def print_usage(self, file: object = None) -> None:
-        sys.stderr.write(f"{self.format_usage()}\n{__doc__}\n")
+    name = SchemaName(schema)
+    return [
+        f"GRANT {', '.join(rights)} ON {name.fill(target)} TO {grantee}" for target, rights in _RIGHTS[purpose].items()
+    ]
 
 
 def main(arguments: list[str]) -> int:
     """Print the statements as a script for psql."""
-    # Without `--help`: it would be printed to a pipe that runs it.
-    parser = _Parser(
-        prog="python -m commandbus_process.grants",
-        usage="%(prog)s ROLE [--for application|reader|purger]",
-        add_help=False,
-        allow_abbrev=False,
-    )
+    usage = "%(prog)s ROLE [--for application|reader|purger] [--schema SCHEMA]"
+    parser = ScriptParser(__doc__ or "", "python -m commandbus_process.grants", usage)
     parser.add_argument("role")
     parser.add_argument("--for", dest="purpose", choices=get_args(Purpose), default="application")
+    parser.add_argument("--schema", default=SCHEMA)
     try:
         parsed = parser.parse_args(arguments)
         if not parsed.role:
             parser.error("ROLE must not be empty")
+        statements = grant_statements(parsed.role, parsed.purpose, schema=parsed.schema)
+    except InvalidInputError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     except SystemExit:
         return 2
-    statements = grant_statements(parsed.role, parsed.purpose)
     sys.stdout.write("".join(f"{statement};\n" for statement in statements))
     return 0
 

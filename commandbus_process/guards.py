@@ -3,7 +3,8 @@
     python -m commandbus_process.guards | psql -v ON_ERROR_STOP=1 "$DATABASE_URL"
     python -m commandbus_process.guards --remove | psql -v ON_ERROR_STOP=1 "$DATABASE_URL"
 
-The role that installs them must own the tables, like the migrator. They hold for every role, including the owner:
+`--schema` names the schema, if the tables are in another one than `commandbus`. The role that installs them must own
+the tables, like the migrator. They hold for every role, including the owner:
 
 - A recorded reply keeps its outcome, data and time.
 - A command keeps everything that was logged when it was sent.
@@ -43,31 +44,42 @@ import sys
 from collections.abc import Iterable
 
 from commandbus_process._columns import ERASED, ERASED_ENTRY, READ, REPLY, WRITTEN_BY_UPDATE
+from commandbus_process._schema_name import SchemaName
+from commandbus_process._scripts import ScriptParser
+from commandbus_process.errors import InvalidInputError
 from commandbus_process.models import TERMINAL
-from commandbus_process.tables import process_audit
+from commandbus_process.tables import SCHEMA, process_audit
 
 _TERMINAL = "'{" + ",".join(sorted(TERMINAL)) + "}'"
 
 _REMOVAL = [
-    "DROP TRIGGER IF EXISTS keep_process ON commandbus.process",
-    "DROP TRIGGER IF EXISTS keep_version ON commandbus.process",
-    "DROP TRIGGER IF EXISTS keep_live_process ON commandbus.process",
-    "DROP TRIGGER IF EXISTS keep_live_steps ON commandbus.process_audit",
-    "DROP TRIGGER IF EXISTS keep_command ON commandbus.process_audit",
-    "DROP TRIGGER IF EXISTS keep_reply ON commandbus.process_audit",
-    "DROP FUNCTION IF EXISTS commandbus.guard_process()",
-    "DROP FUNCTION IF EXISTS commandbus.guard_process_audit()",
+    "DROP TRIGGER IF EXISTS keep_process ON {schema}.process",
+    "DROP TRIGGER IF EXISTS keep_version ON {schema}.process",
+    "DROP TRIGGER IF EXISTS keep_live_process ON {schema}.process",
+    "DROP TRIGGER IF EXISTS keep_live_steps ON {schema}.process_audit",
+    "DROP TRIGGER IF EXISTS keep_command ON {schema}.process_audit",
+    "DROP TRIGGER IF EXISTS keep_reply ON {schema}.process_audit",
+    "DROP FUNCTION IF EXISTS {schema}.guard_process()",
+    "DROP FUNCTION IF EXISTS {schema}.guard_process_audit()",
 ]
 
 
-def guard_statements(*, remove: bool = False) -> list[str]:
+def guard_statements(*, remove: bool = False, schema: str = SCHEMA) -> list[str]:
     """Return the statements that install the triggers, or those that remove them. They can be run again.
 
     Args:
         remove: Whether to remove them.
+        schema: The schema that has the tables. Do not quote it: this function does.
+
+    Raises:
+        InvalidInputError: No schema can have this name.
     """
-    if remove:
-        return list(_REMOVAL)
+    name = SchemaName(schema)
+    return [name.fill(template) for template in (_REMOVAL if remove else _installation())]
+
+
+def _installation() -> list[str]:
+    """Return the statements that install the triggers. `{schema}` stands for the schema."""
     # A function runs only if an UPDATE names a column that must not change, or if a trigger's condition is true.
     # `search_path` has only the server's own schema, so that no operator of the same name in another schema is called.
     # The functions of older versions had these names, too: the downgrade of revision 0004 drops them.
@@ -75,7 +87,7 @@ def guard_statements(*, remove: bool = False) -> list[str]:
     sent = [column.name for column in process_audit.c if column.name not in REPLY]
     return [
         f"""\
-CREATE OR REPLACE FUNCTION commandbus.guard_process() RETURNS trigger
+CREATE OR REPLACE FUNCTION {{schema}}.guard_process() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF TG_OP = 'DELETE' THEN
@@ -94,7 +106,7 @@ BEGIN
 END
 $$""",
         f"""\
-CREATE OR REPLACE FUNCTION commandbus.guard_process_audit() RETURNS trigger
+CREATE OR REPLACE FUNCTION {{schema}}.guard_process_audit() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     live record;
@@ -120,25 +132,25 @@ BEGIN
 END
 $$""",
         f"""\
-CREATE OR REPLACE TRIGGER keep_process BEFORE UPDATE OF {", ".join(identity)} ON commandbus.process
-FOR EACH ROW EXECUTE FUNCTION commandbus.guard_process()""",
+CREATE OR REPLACE TRIGGER keep_process BEFORE UPDATE OF {", ".join(identity)} ON {{schema}}.process
+FOR EACH ROW EXECUTE FUNCTION {{schema}}.guard_process()""",
         """\
-CREATE OR REPLACE TRIGGER keep_version BEFORE UPDATE ON commandbus.process
-FOR EACH ROW WHEN (NEW.version OPERATOR(pg_catalog.<) OLD.version) EXECUTE FUNCTION commandbus.guard_process()""",
+CREATE OR REPLACE TRIGGER keep_version BEFORE UPDATE ON {schema}.process
+FOR EACH ROW WHEN (NEW.version OPERATOR(pg_catalog.<) OLD.version) EXECUTE FUNCTION {schema}.guard_process()""",
         f"""\
-CREATE OR REPLACE TRIGGER keep_live_process BEFORE DELETE ON commandbus.process
-FOR EACH ROW WHEN (NOT {_has_ended("OLD")}) EXECUTE FUNCTION commandbus.guard_process()""",
+CREATE OR REPLACE TRIGGER keep_live_process BEFORE DELETE ON {{schema}}.process
+FOR EACH ROW WHEN (NOT {_has_ended("OLD")}) EXECUTE FUNCTION {{schema}}.guard_process()""",
         f"""\
-CREATE OR REPLACE TRIGGER keep_command BEFORE UPDATE OF {", ".join(sent)} ON commandbus.process_audit
-FOR EACH ROW EXECUTE FUNCTION commandbus.guard_process_audit()""",
+CREATE OR REPLACE TRIGGER keep_command BEFORE UPDATE OF {", ".join(sent)} ON {{schema}}.process_audit
+FOR EACH ROW EXECUTE FUNCTION {{schema}}.guard_process_audit()""",
         """\
-CREATE OR REPLACE TRIGGER keep_reply BEFORE UPDATE ON commandbus.process_audit
-FOR EACH ROW WHEN (OLD.reply_outcome IS NOT NULL) EXECUTE FUNCTION commandbus.guard_process_audit()""",
+CREATE OR REPLACE TRIGGER keep_reply BEFORE UPDATE ON {schema}.process_audit
+FOR EACH ROW WHEN (OLD.reply_outcome IS NOT NULL) EXECUTE FUNCTION {schema}.guard_process_audit()""",
         # Once for each statement, at its end. There the processes that it deleted, too, are gone.
         """\
-CREATE OR REPLACE TRIGGER keep_live_steps AFTER DELETE ON commandbus.process_audit
+CREATE OR REPLACE TRIGGER keep_live_steps AFTER DELETE ON {schema}.process_audit
 REFERENCING OLD TABLE AS deleted
-FOR EACH STATEMENT EXECUTE FUNCTION commandbus.guard_process_audit()""",
+FOR EACH STATEMENT EXECUTE FUNCTION {schema}.guard_process_audit()""",
     ]
 
 
@@ -148,7 +160,7 @@ def _has_ended(row: str) -> str:
 
 
 _OF_ENDED = (
-    "EXISTS (SELECT FROM commandbus.process "
+    "EXISTS (SELECT FROM {schema}.process "
     "WHERE process.domain = OLD.domain AND process.process_id = OLD.process_id AND " + _has_ended("process") + ")"
 )
 """The SQL that is true if the step's process has ended."""
@@ -156,7 +168,7 @@ _OF_ENDED = (
 
 _FIND_LIVE = f"""\
 SELECT process.domain, process.process_id INTO live
-            FROM deleted JOIN commandbus.process USING (domain, process_id) WHERE NOT {_has_ended("process")} LIMIT 1\
+            FROM deleted JOIN {{schema}}.process USING (domain, process_id) WHERE NOT {_has_ended("process")} LIMIT 1\
 """  # noqa: S608 - nothing in it comes from outside
 
 
@@ -189,11 +201,19 @@ def _qualified(row: str, columns: Iterable[str]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Print the statements as a script for psql."""
-    if arguments not in ([], ["--remove"]):
-        sys.stderr.write("usage: python -m commandbus_process.guards [--remove]\n\n" + (__doc__ or ""))
+    parser = ScriptParser(__doc__ or "", "python -m commandbus_process.guards", "%(prog)s [--remove] [--schema SCHEMA]")
+    parser.add_argument("--remove", action="store_true")
+    parser.add_argument("--schema", default=SCHEMA)
+    try:
+        given = parser.parse_args(arguments)
+        printed = guard_statements(remove=given.remove, schema=given.schema)
+    except InvalidInputError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except SystemExit:
         return 2
     # In one transaction, so that no update runs with only some of them.
-    statements = ["BEGIN", *guard_statements(remove=bool(arguments)), "COMMIT"]
+    statements = ["BEGIN", *printed, "COMMIT"]
     sys.stdout.write("".join(f"{statement};\n" for statement in statements))
     return 0
 

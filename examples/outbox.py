@@ -5,12 +5,11 @@ import os
 from uuid import UUID, uuid4, uuid5
 
 import sqlalchemy as sa
-from alembic.command import upgrade
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import commandbus_process as cp
-from commandbus_process.migrations import alembic_config
+from commandbus_process.migrations import migrate
 
 metadata = sa.MetaData()  # your tables; your own Alembic migrates them
 orders = sa.Table("orders", metadata, sa.Column("id", sa.Uuid, primary_key=True), sa.Column("total", sa.Integer))
@@ -42,6 +41,7 @@ async def send_some() -> None:
 
 
 async def main() -> None:
+    await migrate(engine)
     async with engine.begin() as conn:
         await conn.run_sync(metadata.create_all)
     await place_order(uuid4(), 42)
@@ -56,5 +56,4 @@ async def main() -> None:
     await engine.dispose()
 
 
-upgrade(alembic_config(), "head")
 asyncio.run(main())

@@ -5,12 +5,11 @@ import os
 from datetime import UTC, datetime
 from uuid import UUID, uuid4, uuid5
 
-from alembic.command import upgrade
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import commandbus_process as cp
-from commandbus_process.migrations import alembic_config
+from commandbus_process.migrations import migrate
 
 NEXT = {"ReserveStock": ["ChargeCard"], "ChargeCard": []}
 UNDO = {"ReserveStock": "ReleaseStock", "ChargeCard": "RefundCard"}
@@ -44,6 +43,7 @@ async def on_reply(order_id: UUID, reply: cp.StepReply) -> list[cp.ProcessAuditE
 
 
 async def main() -> None:
+    await migrate(engine)
     order = cp.ProcessMetadata[cp.JsonObject](domain="orders", process_id=uuid4(), process_type="order", state={})
     sent = [command(order.process_id, "ReserveStock")]
     order.status, order.current_step = cp.ProcessStatus.WAITING_FOR_REPLY, sent[0].step_name
@@ -56,5 +56,4 @@ async def main() -> None:
     await engine.dispose()
 
 
-upgrade(alembic_config(), "head")
 asyncio.run(main())

@@ -1,19 +1,17 @@
 """FastAPI: place an order, record a reply, read the trail: `pip install fastapi uvicorn; uvicorn examples.web:app`."""
 
-import asyncio
 import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from uuid import UUID, uuid5
 
-from alembic.command import upgrade
 from fastapi import FastAPI, Request, Response
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import commandbus_process as cp
-from commandbus_process.migrations import alembic_config
+from commandbus_process.migrations import migrate
 
 engine = create_async_engine(make_url(os.environ["DATABASE_URL"]).set(drivername="postgresql+psycopg"))
 repository = cp.PostgresProcessRepository(engine)
@@ -21,7 +19,7 @@ repository = cp.PostgresProcessRepository(engine)
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-    await asyncio.to_thread(upgrade, alembic_config(), "head")
+    await migrate(engine)  # several workers may do this at once
     yield
     await engine.dispose()
 

@@ -5,7 +5,6 @@ import os
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
-from alembic.command import upgrade
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
@@ -16,7 +15,7 @@ from commandbus_process import (
     ProcessStatus,
     run_in_transaction,
 )
-from commandbus_process.migrations import alembic_config
+from commandbus_process.migrations import migrate
 
 engine = create_async_engine(make_url(os.environ["DATABASE_URL"]).set(drivername="postgresql+psycopg"))
 repository = PostgresProcessRepository(engine)
@@ -41,6 +40,7 @@ async def worker() -> list[UUID]:
 
 
 async def main() -> None:
+    await migrate(engine)
     """Let four workers ship forty orders."""
     orders = (
         ProcessMetadata[JsonObject](domain="orders", process_id=uuid4(), process_type="order", state={})
@@ -53,5 +53,4 @@ async def main() -> None:
     await engine.dispose()
 
 
-upgrade(alembic_config(), "head")
 asyncio.run(main())

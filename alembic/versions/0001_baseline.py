@@ -1,34 +1,41 @@
 """The tables as they are in existing command-bus databases, which were created by hand-written SQL.
 
-If your database has them already, do not run this revision. Adopt the tables with `alembic stamp 0001`.
+If your database has them already, do not run this revision. Adopt the tables: docs/schema.md.
 
-Revision ID: 0001
+Revision ID: commandbus_0001
 """
 
 import sqlalchemy as sa
-from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
-revision = "0001"
+from commandbus_process.migrations._change import Change
+
+revision = "commandbus_0001"
 down_revision = None
-branch_labels = None
+branch_labels = ("commandbus_process",)
 depends_on = None
+
+kind = "expand"
+works_with_code_since = "commandbus_0001"
 
 REFUSE_EXISTING = """
 DO $$
 BEGIN
-    IF to_regclass('commandbus.process') IS NOT NULL OR to_regclass('commandbus.process_audit') IS NOT NULL THEN
+    IF to_regclass(format('%I.process', {name})) IS NOT NULL
+            OR to_regclass(format('%I.process_audit', {name})) IS NOT NULL THEN
         RAISE EXCEPTION 'the tables of revision 0001 exist already'
-            USING HINT = 'Adopt them: run "alembic stamp 0001", then "alembic upgrade head". Their rows are kept.';
+            USING HINT = 'Adopt them: run "python -m commandbus_process.migrations adopt". Their rows are kept.';
     END IF;
 END
 $$
 """
 
 
-def upgrade() -> None:
-    op.execute(REFUSE_EXISTING)
-    op.create_table(
+def upgrade(change: Change | None = None) -> None:
+    change = Change.of(change)
+    change.create_schema()
+    change.execute(REFUSE_EXISTING)
+    change.op.create_table(
         "process",
         sa.Column("domain", sa.String(255), nullable=False),
         sa.Column("process_id", sa.Uuid, nullable=False),
@@ -42,12 +49,12 @@ def upgrade() -> None:
         sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
         sa.Column("completed_at", sa.DateTime(timezone=True)),
         sa.PrimaryKeyConstraint("domain", "process_id", name="process_pkey"),
-        schema="commandbus",
+        schema=change.schema,
     )
-    op.create_index("idx_process_type", "process", ["domain", "process_type"], schema="commandbus")
-    op.create_index("idx_process_status", "process", ["domain", "status"], schema="commandbus")
-    op.create_index("idx_process_created", "process", ["created_at"], schema="commandbus")
-    op.create_table(
+    change.op.create_index("idx_process_type", "process", ["domain", "process_type"], schema=change.schema)
+    change.op.create_index("idx_process_status", "process", ["domain", "status"], schema=change.schema)
+    change.op.create_index("idx_process_created", "process", ["created_at"], schema=change.schema)
+    change.op.create_table(
         "process_audit",
         sa.Column("id", sa.BigInteger, nullable=False, autoincrement=True),
         sa.Column("domain", sa.String(255), nullable=False),
@@ -63,16 +70,17 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="process_audit_pkey"),
         sa.ForeignKeyConstraint(
             ["domain", "process_id"],
-            ["commandbus.process.domain", "commandbus.process.process_id"],
+            [f"{change.schema}.process.domain", f"{change.schema}.process.process_id"],
             name="process_audit_domain_process_id_fkey",
         ),
-        schema="commandbus",
+        schema=change.schema,
     )
-    op.create_index("idx_process_audit_process", "process_audit", ["domain", "process_id"], schema="commandbus")
-    op.create_index("idx_process_audit_command", "process_audit", ["command_id"], schema="commandbus")
+    change.op.create_index("idx_process_audit_process", "process_audit", ["domain", "process_id"], schema=change.schema)
+    change.op.create_index("idx_process_audit_command", "process_audit", ["command_id"], schema=change.schema)
 
 
-def downgrade() -> None:
+def downgrade(change: Change | None = None) -> None:
+    change = Change.of(change)
     # The schema stays: it contains Alembic's version table, and may contain the rest of the command bus.
-    op.drop_table("process_audit", schema="commandbus")
-    op.drop_table("process", schema="commandbus")
+    change.op.drop_table("process_audit", schema=change.schema)
+    change.op.drop_table("process", schema=change.schema)

@@ -4,25 +4,29 @@ Takes an ACCESS EXCLUSIVE lock on both tables until it commits. Adding `version`
 each new key and the index reads the table once. An index that somebody has built before is used instead, so that
 nothing is read: see "Large tables" in docs/schema.md.
 
-Revision ID: 0002
-Revises: 0001
+Revision ID: commandbus_0002
+Revises: commandbus_0001
 """
 
 import sqlalchemy as sa
-from alembic import op
 
-from commandbus_process._revisions import lock_tables
+from commandbus_process.migrations._change import Change
 
-revision = "0002"
-down_revision = "0001"
+revision = "commandbus_0002"
+down_revision = "commandbus_0001"
 branch_labels = None
 depends_on = None
+
+# Code of revision 0001 goes on working if it logs each command once: a second time is refused.
+kind = "contract"
+works_with_code_since = "commandbus_0001"
 
 # The indexes that a user can build concurrently before, and what they must be.
 IS_READY = """
     SELECT FROM pg_catalog.pg_index
-    WHERE indexrelid = to_regclass('commandbus.{index}') AND indisvalid
-        AND pg_get_indexdef(indexrelid) = 'CREATE {unique}INDEX {index} ON commandbus.{table} USING btree ({columns})'
+    WHERE indexrelid = to_regclass(format('%I.{index}', {{name}})) AND indisvalid
+        AND pg_get_indexdef(indexrelid)
+            = format('CREATE {unique}INDEX {index} ON %I.{table} USING btree ({columns})', {{name}})
 """
 NEW_PRIMARY_KEY = IS_READY.format(
     index="process_audit_new_pkey", unique="UNIQUE ", table="process_audit", columns="domain, process_id, id"
@@ -49,7 +53,7 @@ BEGIN
     END IF;
     WITH duplicate AS (
         SELECT domain, process_id, command_id, array_agg(id ORDER BY id) AS ids
-        FROM commandbus.process_audit
+        FROM {{schema}}.process_audit
         GROUP BY domain, process_id, command_id
         HAVING count(*) > 1
     ), numbered AS (
@@ -65,7 +69,7 @@ BEGIN
     FROM numbered;
     IF groups > 0 THEN
         RAISE EXCEPTION E'revision 0002 has changed nothing: % command(s) are logged more than once in '
-            'commandbus.process_audit. Keep one row of each, then upgrade again. The first 20 at most:\\n  %',
+            'process_audit. Keep one row of each, then upgrade again. The first 20 at most:\\n  %',
             groups, listing;
     END IF;
 END
@@ -77,9 +81,9 @@ DROP_PRIMARY_KEY = """
 DO $$
 BEGIN
     EXECUTE (
-        SELECT format('ALTER TABLE commandbus.process_audit DROP CONSTRAINT %I', conname)
+        SELECT format('ALTER TABLE %I.process_audit DROP CONSTRAINT %I', {name}, conname)
         FROM pg_catalog.pg_constraint
-        WHERE conrelid = 'commandbus.process_audit'::regclass AND contype = 'p'
+        WHERE conrelid = to_regclass(format('%I.process_audit', {name})) AND contype = 'p'
     );
 END
 $$
@@ -89,61 +93,63 @@ ADD_KEYS = f"""
 DO $$
 BEGIN
     IF EXISTS ({NEW_PRIMARY_KEY}) THEN
-        ALTER TABLE commandbus.process_audit
+        ALTER TABLE {{schema}}.process_audit
             ADD CONSTRAINT process_audit_pkey PRIMARY KEY USING INDEX process_audit_new_pkey;
     ELSE
-        ALTER TABLE commandbus.process_audit
+        ALTER TABLE {{schema}}.process_audit
             ADD CONSTRAINT process_audit_pkey PRIMARY KEY (domain, process_id, id);
     END IF;
     IF EXISTS ({NEW_COMMAND_KEY}) THEN
-        ALTER TABLE commandbus.process_audit
+        ALTER TABLE {{schema}}.process_audit
             ADD CONSTRAINT process_audit_command_key UNIQUE USING INDEX process_audit_new_command_key;
     ELSE
-        ALTER TABLE commandbus.process_audit
+        ALTER TABLE {{schema}}.process_audit
             ADD CONSTRAINT process_audit_command_key UNIQUE (domain, process_id, command_id);
     END IF;
     IF NOT EXISTS ({NEW_INDEX}) THEN
-        CREATE INDEX idx_process_status_created ON commandbus.process (domain, status, created_at, process_id);
+        CREATE INDEX idx_process_status_created ON {{schema}}.process (domain, status, created_at, process_id);
     END IF;
 END
 $$
 """
 
 
-def upgrade() -> None:
-    lock_tables("process", "process_audit")
-    op.execute(REFUSE_DUPLICATES)
-    op.add_column(
+def upgrade(change: Change | None = None) -> None:
+    change = Change.of(change)
+    change.lock_tables("process", "process_audit")
+    change.execute(REFUSE_DUPLICATES)
+    change.op.add_column(
         "process",
         sa.Column("version", sa.BigInteger, nullable=False, server_default=sa.text("1")),
-        schema="commandbus",
+        schema=change.schema,
     )
-    op.execute(DROP_PRIMARY_KEY)
-    op.execute(ADD_KEYS)
+    change.execute(DROP_PRIMARY_KEY)
+    change.execute(ADD_KEYS)
     # A prefix of the new index, or of the new primary key, replaces these two.
-    drop_index("idx_process_status", "process")
-    drop_index("idx_process_audit_process", "process_audit")
+    drop_index(change, "idx_process_status", "process")
+    drop_index(change, "idx_process_audit_process", "process_audit")
     # No query of the repository uses these three. idx_process_created even misleads the planner: it then reads the
     # table in the order of creation until it has found enough rows of one status.
-    drop_index("idx_process_type", "process")
-    drop_index("idx_process_created", "process")
-    drop_index("idx_process_audit_command", "process_audit")
+    drop_index(change, "idx_process_type", "process")
+    drop_index(change, "idx_process_created", "process")
+    drop_index(change, "idx_process_audit_command", "process_audit")
 
 
-def downgrade() -> None:
-    lock_tables("process", "process_audit")
-    op.create_index("idx_process_audit_command", "process_audit", ["command_id"], schema="commandbus")
-    op.create_index("idx_process_created", "process", ["created_at"], schema="commandbus")
-    op.create_index("idx_process_type", "process", ["domain", "process_type"], schema="commandbus")
-    op.create_index("idx_process_audit_process", "process_audit", ["domain", "process_id"], schema="commandbus")
-    op.create_index("idx_process_status", "process", ["domain", "status"], schema="commandbus")
-    op.drop_index("idx_process_status_created", "process", schema="commandbus")
-    op.drop_constraint("process_audit_command_key", "process_audit", schema="commandbus")
-    op.execute(DROP_PRIMARY_KEY)
-    op.create_primary_key("process_audit_pkey", "process_audit", ["id"], schema="commandbus")
-    op.drop_column("process", "version", schema="commandbus")
+def downgrade(change: Change | None = None) -> None:
+    change = Change.of(change)
+    change.lock_tables("process", "process_audit")
+    change.op.create_index("idx_process_audit_command", "process_audit", ["command_id"], schema=change.schema)
+    change.op.create_index("idx_process_created", "process", ["created_at"], schema=change.schema)
+    change.op.create_index("idx_process_type", "process", ["domain", "process_type"], schema=change.schema)
+    change.op.create_index("idx_process_audit_process", "process_audit", ["domain", "process_id"], schema=change.schema)
+    change.op.create_index("idx_process_status", "process", ["domain", "status"], schema=change.schema)
+    change.op.drop_index("idx_process_status_created", "process", schema=change.schema)
+    change.op.drop_constraint("process_audit_command_key", "process_audit", schema=change.schema)
+    change.execute(DROP_PRIMARY_KEY)
+    change.op.create_primary_key("process_audit_pkey", "process_audit", ["id"], schema=change.schema)
+    change.op.drop_column("process", "version", schema=change.schema)
 
 
-def drop_index(name: str, table: str) -> None:
+def drop_index(change: Change, name: str, table: str) -> None:
     # IF EXISTS: hand-written tables may lack the index.
-    op.drop_index(name, table, schema="commandbus", if_exists=True)
+    change.op.drop_index(name, table, schema=change.schema, if_exists=True)

@@ -3,22 +3,25 @@
 Takes an ACCESS EXCLUSIVE lock on the audit trail until it commits, and reads it once. If somebody has added and
 validated the CHECK before, nothing is read: see "Large tables" in docs/schema.md.
 
-Revision ID: 0003
-Revises: 0002
+Revision ID: commandbus_0003
+Revises: commandbus_0002
 """
 
-from alembic import op
+from commandbus_process.migrations._change import Change
 
-from commandbus_process._revisions import lock_tables
-
-revision = "0003"
-down_revision = "0002"
+revision = "commandbus_0003"
+down_revision = "commandbus_0002"
 branch_labels = None
 depends_on = None
 
+# Code of revision 0001 goes on working if it writes outcome and time together: one alone is refused.
+kind = "contract"
+works_with_code_since = "commandbus_0001"
+
 IS_READY = """
     SELECT FROM pg_catalog.pg_constraint
-    WHERE conrelid = 'commandbus.process_audit'::regclass AND conname = 'process_audit_reply_check' AND convalidated
+    WHERE conrelid = to_regclass(format('%I.process_audit', {name}))
+        AND conname = 'process_audit_reply_check' AND convalidated
         AND pg_get_constraintdef(oid) = 'CHECK (((reply_outcome IS NULL) = (received_at IS NULL)))'
 """
 
@@ -34,7 +37,7 @@ BEGIN
     END IF;
     WITH numbered AS (
         SELECT *, row_number() OVER (ORDER BY id) AS position
-        FROM commandbus.process_audit
+        FROM {{schema}}.process_audit
         WHERE (reply_outcome IS NULL) <> (received_at IS NULL)
     )
     SELECT count(*),
@@ -47,7 +50,7 @@ BEGIN
     INTO torn, listing
     FROM numbered;
     IF torn > 0 THEN
-        RAISE EXCEPTION E'revision 0003 has changed nothing: % repl(ies) in commandbus.process_audit have an outcome '
+        RAISE EXCEPTION E'revision 0003 has changed nothing: % repl(ies) in process_audit have an outcome '
             'without a time or a time without an outcome. Complete or empty them, then upgrade '
             'again. The first 20 at most:\\n  %', torn, listing;
     END IF;
@@ -59,7 +62,7 @@ ADD_CHECK = f"""
 DO $$
 BEGIN
     IF NOT EXISTS ({IS_READY}) THEN
-        ALTER TABLE commandbus.process_audit
+        ALTER TABLE {{schema}}.process_audit
             ADD CONSTRAINT process_audit_reply_check CHECK ((reply_outcome IS NULL) = (received_at IS NULL));
     END IF;
 END
@@ -67,12 +70,14 @@ $$
 """
 
 
-def upgrade() -> None:
-    lock_tables("process_audit")
-    op.execute(REFUSE_TORN_REPLIES)
-    op.execute(ADD_CHECK)
+def upgrade(change: Change | None = None) -> None:
+    change = Change.of(change)
+    change.lock_tables("process_audit")
+    change.execute(REFUSE_TORN_REPLIES)
+    change.execute(ADD_CHECK)
 
 
-def downgrade() -> None:
-    lock_tables("process_audit")
-    op.drop_constraint("process_audit_reply_check", "process_audit", schema="commandbus")
+def downgrade(change: Change | None = None) -> None:
+    change = Change.of(change)
+    change.lock_tables("process_audit")
+    change.op.drop_constraint("process_audit_reply_check", "process_audit", schema=change.schema)

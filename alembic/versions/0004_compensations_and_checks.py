@@ -27,19 +27,21 @@ UPDATE EXCLUSIVE lock, so everybody can go on reading and writing:
     ALTER TABLE commandbus.process_audit VALIDATE CONSTRAINT process_audit_data_with_outcome;
     ALTER TABLE commandbus.process_audit VALIDATE CONSTRAINT process_audit_compensates_another;
 
-Revision ID: 0004
-Revises: 0003
+Revision ID: commandbus_0004
+Revises: commandbus_0003
 """
 
 import sqlalchemy as sa
-from alembic import op
 
-from commandbus_process._revisions import lock_tables, remove_guards
+from commandbus_process.migrations._change import Change
 
-revision = "0004"
-down_revision = "0003"
+revision = "commandbus_0004"
+down_revision = "commandbus_0003"
 branch_labels = None
 depends_on = None
+
+kind = "expand"
+works_with_code_since = "commandbus_0001"
 
 # Do not use a name that PostgreSQL itself gives to a CHECK (table_column_check): hand-written tables may have that one.
 CHECKS = {
@@ -63,7 +65,7 @@ CHECKS = {
 VALIDATE_IF_EMPTY = """
 DO $$
 BEGIN
-    IF NOT EXISTS (SELECT FROM commandbus.{table}) THEN
+    IF NOT EXISTS (SELECT FROM {{schema}}.{table}) THEN
         {validate};
     END IF;
 END
@@ -71,20 +73,22 @@ $$
 """
 
 
-def upgrade() -> None:
-    lock_tables("process", "process_audit")
-    op.add_column("process_audit", sa.Column("compensates", sa.Uuid), schema="commandbus")
+def upgrade(change: Change | None = None) -> None:
+    change = Change.of(change)
+    change.lock_tables("process", "process_audit")
+    change.op.add_column("process_audit", sa.Column("compensates", sa.Uuid), schema=change.schema)
     for table, checks in CHECKS.items():
         for name, condition in checks.items():
-            op.create_check_constraint(name, table, condition, schema="commandbus", postgresql_not_valid=True)
+            change.op.create_check_constraint(name, table, condition, schema=change.schema, postgresql_not_valid=True)
         validate = ", ".join(f"VALIDATE CONSTRAINT {name}" for name in checks)
-        op.execute(VALIDATE_IF_EMPTY.format(table=table, validate=f"ALTER TABLE commandbus.{table} {validate}"))
+        change.execute(VALIDATE_IF_EMPTY.format(table=table, validate=f"ALTER TABLE {{schema}}.{table} {validate}"))
 
 
-def downgrade() -> None:
-    lock_tables("process", "process_audit")
-    remove_guards()
+def downgrade(change: Change | None = None) -> None:
+    change = Change.of(change)
+    change.lock_tables("process", "process_audit")
+    change.remove_guards()
     for table, checks in CHECKS.items():
         for name in checks:
-            op.drop_constraint(name, table, schema="commandbus")
-    op.drop_column("process_audit", "compensates", schema="commandbus")
+            change.op.drop_constraint(name, table, schema=change.schema)
+    change.op.drop_column("process_audit", "compensates", schema=change.schema)

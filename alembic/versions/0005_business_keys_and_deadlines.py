@@ -7,22 +7,23 @@ Takes an ACCESS EXCLUSIVE lock on `process` for a moment, to add the columns. It
 indexes concurrently, so everybody can go on reading and writing: that reads the table twice, and waits until
 transactions have ended that began before. If it is interrupted there, upgrade again.
 
-Revision ID: 0005
-Revises: 0004
+Revision ID: commandbus_0005
+Revises: commandbus_0004
 """
 
-from alembic import op
+from commandbus_process.migrations._change import Change
 
-from commandbus_process._revisions import create_indexes, lock_tables, remove_guards
-
-revision = "0005"
-down_revision = "0004"
+revision = "commandbus_0005"
+down_revision = "commandbus_0004"
 branch_labels = None
 depends_on = None
 
+kind = "expand"
+works_with_code_since = "commandbus_0001"
+
 # IF NOT EXISTS: an upgrade that was interrupted while it built the indexes begins here again.
 ADD_COLUMNS = """
-ALTER TABLE commandbus.process
+ALTER TABLE {schema}.process
     ADD COLUMN IF NOT EXISTS business_key varchar(255),
     ADD COLUMN IF NOT EXISTS deadline timestamptz,
     ADD COLUMN IF NOT EXISTS state_version integer
@@ -33,15 +34,17 @@ INDEXES = {
 }
 
 
-def upgrade() -> None:
-    lock_tables("process")
-    op.execute(ADD_COLUMNS)
-    create_indexes("process", INDEXES)
+def upgrade(change: Change | None = None) -> None:
+    change = Change.of(change)
+    change.lock_tables("process")
+    change.execute(ADD_COLUMNS)
+    change.create_indexes("process", INDEXES)
 
 
-def downgrade() -> None:
-    lock_tables("process", "process_audit")
-    remove_guards()
-    op.drop_column("process", "state_version", schema="commandbus")
-    op.drop_column("process", "deadline", schema="commandbus")  # and the indexes
-    op.drop_column("process", "business_key", schema="commandbus")
+def downgrade(change: Change | None = None) -> None:
+    change = Change.of(change)
+    change.lock_tables("process", "process_audit")
+    change.remove_guards()
+    change.op.drop_column("process", "state_version", schema=change.schema)
+    change.op.drop_column("process", "deadline", schema=change.schema)  # and the indexes
+    change.op.drop_column("process", "business_key", schema=change.schema)

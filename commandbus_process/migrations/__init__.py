@@ -1,25 +1,29 @@
-"""The Alembic configuration of this library's migrations, for applications that run them from Python."""
+"""How the schema is made, changed and checked: from code, in a host's history, as SQL, and by the command line.
 
-from pathlib import Path
+python -m commandbus_process.migrations --help
+"""
 
-from alembic.config import Config
+from commandbus_process.migrations._checking import SchemaRevision, check_schema
+from commandbus_process.migrations._comparing import differences
+from commandbus_process.migrations._history import KNOWN as REVISIONS
+from commandbus_process.migrations._history import alembic_config, location
+from commandbus_process.migrations._host import LeaveOut, include_name, include_object
+from commandbus_process.migrations._running import current, downgrade, migrate, sql, stamp, upgrade
 
-_PACKAGE = Path(__file__).parents[1]
-
-
-def alembic_config(url: str | None = None) -> Config:
-    """Return the Alembic configuration for this library's migrations.
-
-    Pass it to `alembic.command.upgrade(config, "head")`. It works for an installed wheel and for a checkout, and reads
-    no `alembic.ini`. To migrate inside your own transaction, set `config.attributes["connection"]` to its (synchronous)
-    `Connection`.
-
-    Args:
-        url: The database, as `postgresql://…`. Without it, `DATABASE_URL` is read when a command runs.
-    """
-    in_wheel = _PACKAGE / "_migrations"  # pyproject.toml puts them there. In a checkout they are beside the package.
-    location = in_wheel if in_wheel.is_dir() else _PACKAGE.parent / "alembic"
-    config = Config()
-    config.set_main_option("script_location", str(location).replace("%", "%%"))
-    config.attributes["url"] = url
-    return config
+__all__ = [
+    "REVISIONS",
+    "LeaveOut",
+    "SchemaRevision",
+    "alembic_config",
+    "check_schema",
+    "current",
+    "differences",
+    "downgrade",
+    "include_name",
+    "include_object",
+    "location",
+    "migrate",
+    "sql",
+    "stamp",
+    "upgrade",
+]

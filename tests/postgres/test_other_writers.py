@@ -236,7 +236,7 @@ async def test_versions_that_begin_anew_after_a_downgrade(database_url: str) -> 
     changed, unchanged = mine
     await repository.update(processes[0])  # by somebody else
     await engine.dispose()
-    for direction, revision in ((downgrade, "0001"), (upgrade, "head")):
+    for direction, revision in ((downgrade, "commandbus_0001"), (upgrade, "head")):
         await asyncio.to_thread(direction, alembic_config(database_url), revision)
     stored = await repository.get_by_id(DOMAIN, changed.process_id)
     assert stored is not None

@@ -100,7 +100,7 @@ VERSIONS = "commandbus.commandbus_process_version"
 def adopted(url: str, revision: str) -> None:
     """Tables made by hand, with rows, at a revision. Faster than the command, which other tests run."""
     seed(url)
-    command.stamp(alembic_config(url), "0001")
+    command.stamp(alembic_config(url), "commandbus_0001")
     command.upgrade(alembic_config(url), revision)
 
 

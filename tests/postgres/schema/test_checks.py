@@ -157,8 +157,8 @@ def test_rows_that_break_the_checks_are_adopted_found_mended_and_validated(empty
     seed(url)
     execute(url, BREAKING)
     kept = rows(url)
-    command.stamp(alembic_config(url), "0001")
-    command.upgrade(alembic_config(url), "0003")
+    command.stamp(alembic_config(url), "commandbus_0001")
+    command.upgrade(alembic_config(url), "commandbus_0003")
     execute(url, f"UPDATE commandbus.process SET version = 0 WHERE process_id = '{SECOND}'")
     command.upgrade(alembic_config(url), "head")
     assert rows(url) == kept
@@ -201,7 +201,7 @@ def test_without_rows_the_checks_of_a_table_are_valid_at_once(empty_database_url
     url = empty_database_url
     seed(url)
     execute(url, "TRUNCATE commandbus.process_audit")
-    command.stamp(alembic_config(url), "0001")
+    command.stamp(alembic_config(url), "commandbus_0001")
     command.upgrade(alembic_config(url), "head")
     not_valid = {name for name, definition in checks(url).items() if definition.endswith("NOT VALID")}
     assert not_valid == {"process_status_known", "process_version_positive"}
@@ -219,17 +219,17 @@ def test_checks_that_were_made_by_hand_block_nobody(empty_database_url: str) -> 
     )
     by_hand = checks(url)
     assert {"process_status_check", "process_audit_reply_outcome_check", "process_audit_check"} <= set(by_hand)
-    command.stamp(alembic_config(url), "0001")
+    command.stamp(alembic_config(url), "commandbus_0001")
     command.upgrade(alembic_config(url), "head")
     command.check(alembic_config(url))
-    command.downgrade(alembic_config(url), "0001")
+    command.downgrade(alembic_config(url), "commandbus_0001")
     assert checks(url) == by_hand
 
 
 def test_the_process_is_locked_before_its_trail(empty_database_url: str) -> None:
     """As every writer does, so that an upgrade and a writer never wait for each other."""
     url = empty_database_url
-    adopted(url, "0003")
+    adopted(url, "commandbus_0003")
     with upgrades(url, 1) as [upgrading], locked(url, "commandbus.process", "ACCESS SHARE") as connection:
         wait_until(lambda: len(waiting(connection)) == 1, [upgrading])
         connection.execute("LOCK TABLE commandbus.process_audit IN ACCESS EXCLUSIVE MODE NOWAIT")
@@ -249,7 +249,7 @@ OLDER_SOFTWARE = f"""
 
 async def test_what_was_saved_before_works_after_the_upgrade_and_after_the_downgrade(empty_database_url: str) -> None:
     url = empty_database_url
-    adopted(url, "0003")
+    adopted(url, "commandbus_0003")
     before = described(url)
     execute(url, OLDER_SOFTWARE.format(command=UUID(int=20)))
     command.upgrade(alembic_config(url), "head")
@@ -266,8 +266,8 @@ async def test_what_was_saved_before_works_after_the_upgrade_and_after_the_downg
     await engine.dispose()
 
     kept = rows(url)
-    command.downgrade(alembic_config(url), "0003")
-    assert (described(url), rows(url), revision_of(url)) == (before, kept, "0003")
+    command.downgrade(alembic_config(url), "commandbus_0003")
+    assert (described(url), rows(url), revision_of(url)) == (before, kept, "commandbus_0003")
     execute(url, OLDER_SOFTWARE.format(command=UUID(int=22)))
     command.upgrade(alembic_config(url), "head")
     assert alembic("check", url=url).returncode == 0

@@ -253,12 +253,12 @@ def test_installed_twice_and_removed_twice(database_url: str, server: Server) ->
 def test_the_downgrade_removes_them(empty_database_url: str) -> None:
     """They know the column that goes, and every update would fail without it."""
     url = empty_database_url
-    adopted(url, "0003")
+    adopted(url, "commandbus_0003")
     before, kept = described(url), rows(url)
     command.upgrade(alembic_config(url), "head")
     execute(url, INSTALL)
-    command.downgrade(alembic_config(url), "0003")
-    assert (described(url), rows(url), revision_of(url), made(url)) == (before, kept, "0003", [])
+    command.downgrade(alembic_config(url), "commandbus_0003")
+    assert (described(url), rows(url), revision_of(url), made(url)) == (before, kept, "commandbus_0003", [])
     execute(url, f"{PROCESS} version = version + 1; {AUDIT} step_name = 'other'")
     command.upgrade(alembic_config(url), "head")
     execute(url, INSTALL)
@@ -285,11 +285,11 @@ def test_the_command_prints_what_a_pipe_can_run(database_url: str, server: Serve
         assert made(database_url) == []
 
 
-@pytest.mark.parametrize("arguments", [[""], ["-h"], ["--help"], ["ROLE"], ["--remove", "--remove"]], ids=str)
+@pytest.mark.parametrize("arguments", [[""], ["-h"], ["--help"], ["ROLE"], ["--schema"], ["--rem"]], ids=str)
 def test_wrong_usage_prints_nothing_that_a_pipe_would_run(
     capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     assert main(arguments) == 2
     told = capsys.readouterr()
-    assert told.err.splitlines()[0] == "usage: python -m commandbus_process.guards [--remove]"
+    assert told.err.splitlines()[0] == "usage: python -m commandbus_process.guards [--remove] [--schema SCHEMA]"
     assert told.out == ""

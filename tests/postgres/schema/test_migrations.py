@@ -30,7 +30,7 @@ def test_up_down_and_up_again(empty_database_url: str) -> None:
     url = empty_database_url
     succeeds("upgrade", "head", url=url)
     first = described(url)
-    assert succeeds("current", url=url).startswith("0005 (head)")
+    assert succeeds("current", url=url).startswith("commandbus_0005 (head)")
     succeeds("downgrade", "base", url=url)
     assert all(not rows for rows in described(url).values())
     succeeds("upgrade", "head", url=url)
@@ -38,7 +38,7 @@ def test_up_down_and_up_again(empty_database_url: str) -> None:
 
 
 def test_revision_0001_is_the_baseline_to_the_letter(newest_server: Server, empty_database_url: str) -> None:
-    succeeds("upgrade", "0001", url=empty_database_url)
+    succeeds("upgrade", "commandbus_0001", url=empty_database_url)
     with fresh_database(newest_server.url) as by_hand:
         execute(by_hand, BASELINE)
         assert described(empty_database_url) == without_other_tables(described(by_hand))
@@ -48,9 +48,9 @@ def test_downgrading_one_revision_restores_the_baseline(empty_database_url: str)
     url = empty_database_url
     seed(url)
     before, kept = described(url), rows(url)
-    succeeds("stamp", "0001", url=url)
+    succeeds("stamp", "commandbus_0001", url=url)
     succeeds("upgrade", "head", url=url)
-    succeeds("downgrade", "0001", url=url)
+    succeeds("downgrade", "commandbus_0001", url=url)
     assert described(url) == before
     assert rows(url) == kept
 
@@ -66,7 +66,7 @@ def test_check_with_our_schema_on_the_search_path_and_other_tables_in_it(empty_d
     with psycopg.connect(url) as connection:
         name = sql.Identifier(connection.info.dbname)
         connection.execute(sql.SQL("ALTER DATABASE {} SET search_path TO commandbus, public").format(name))
-    succeeds("stamp", "0001", url=url)
+    succeeds("stamp", "commandbus_0001", url=url)
     succeeds("upgrade", "head", url=url)
     assert "No new upgrade operations detected" in succeeds("check", url=url)
 
@@ -102,7 +102,7 @@ async def test_adoption_keeps_rows_and_the_repository_works_on_them(empty_databa
     url = empty_database_url
     seed(url)
     kept = rows(url)
-    succeeds("stamp", "0001", url=url)
+    succeeds("stamp", "commandbus_0001", url=url)
     succeeds("upgrade", "head", url=url)
     assert rows(url) == kept
     # Software that writes plain SQL goes on working.
@@ -136,7 +136,7 @@ def test_adoption_with_any_names_of_the_constraints(empty_database_url: str) -> 
         "ALTER TABLE commandbus.process RENAME CONSTRAINT process_pkey TO pk_process;"
         "DROP INDEX commandbus.idx_process_audit_command",
     )
-    succeeds("stamp", "0001", url=url)
+    succeeds("stamp", "commandbus_0001", url=url)
     succeeds("upgrade", "head", url=url)
     assert "No new upgrade operations detected" in succeeds("check", url=url)
 
@@ -149,7 +149,7 @@ def test_rows_that_break_the_new_constraint_are_named_and_nothing_changes(empty_
         "INSERT INTO commandbus.process_audit (domain, process_id, step_name, command_id, command_type, sent_at) "
         f"VALUES ('orders', '{FIRST}', 'again', '{COMMAND}', 'Reserve', now())",
     )
-    succeeds("stamp", "0001", url=url)
+    succeeds("stamp", "commandbus_0001", url=url)
     before, kept = described(url), rows(url)
     result = alembic("upgrade", "head", url=url)
     assert result.returncode != 0
@@ -158,7 +158,7 @@ def test_rows_that_break_the_new_constraint_are_named_and_nothing_changes(empty_
     assert "Traceback" not in result.stderr
     assert described(url) == before
     assert rows(url) == kept
-    assert succeeds("current", url=url).strip() == "0001"
+    assert succeeds("current", url=url).strip() == "commandbus_0001"
 
 
 def test_many_rows_that_break_the_new_constraint_are_counted_and_the_first_twenty_named(
@@ -172,7 +172,7 @@ def test_many_rows_that_break_the_new_constraint_are_counted_and_the_first_twent
         f"SELECT 'orders', '{FIRST}', 'again', ('00000000-0000-0000-0000-0000000001' || to_char(n % 25, 'FM00'))::uuid,"
         " 'Reserve', now() FROM generate_series(1, 50) AS n",
     )
-    succeeds("stamp", "0001", url=url)
+    succeeds("stamp", "commandbus_0001", url=url)
     result = alembic("upgrade", "head", url=url)
     told = result.stdout + result.stderr
     assert "25 command(s) are logged more than once" in told
@@ -184,7 +184,7 @@ def test_a_baseline_that_was_not_stamped_is_an_error_with_the_remedy(empty_datab
     kept = rows(empty_database_url)
     result = alembic("upgrade", "head", url=empty_database_url)
     assert result.returncode != 0
-    assert 'run "alembic stamp 0001"' in result.stdout + result.stderr
+    assert 'run "python -m commandbus_process.migrations adopt"' in result.stdout + result.stderr
     assert "Traceback" not in result.stderr
     assert rows(empty_database_url) == kept
 
@@ -195,7 +195,7 @@ def test_offline_sql_makes_the_same_schema(newest_server: Server, empty_database
     with fresh_database(newest_server.url) as offline:
         execute_script(offline, script)
         assert described(offline) == described(empty_database_url)
-        assert succeeds("current", url=offline).startswith("0005 (head)")
+        assert succeeds("current", url=offline).startswith("commandbus_0005 (head)")
         execute_script(offline, succeeds("downgrade", "head:base", "--sql", url=None))
         assert all(not rows for rows in described(offline).values())
 
@@ -203,14 +203,14 @@ def test_offline_sql_makes_the_same_schema(newest_server: Server, empty_database
 def test_offline_sql_adopts_a_baseline_and_refuses_duplicates(empty_database_url: str) -> None:
     url = empty_database_url
     seed(url)
-    succeeds("stamp", "0001", url=url)
-    script = succeeds("upgrade", "0001:head", "--sql", url=None)
+    succeeds("stamp", "commandbus_0001", url=url)
+    script = succeeds("upgrade", "commandbus_0001:head", "--sql", url=None)
     execute(url, f"UPDATE commandbus.process_audit SET command_id = '{COMMAND}'")
     with pytest.raises(psycopg.errors.RaiseException, match="rows with id 1, 2"):
         execute_script(url, script)
     execute(url, f"UPDATE commandbus.process_audit SET command_id = '{UUID(int=8)}' WHERE id = 2")
     execute_script(url, script)
-    assert succeeds("current", url=url).startswith("0005 (head)")
+    assert succeeds("current", url=url).startswith("commandbus_0005 (head)")
 
 
 def test_the_version_table_is_ours_alone(database_url: str) -> None:
@@ -225,7 +225,7 @@ def test_forms_of_the_url(empty_database_url: str, form: str) -> None:
     url = empty_database_url.replace("postgresql://", form, 1)
     assert url.startswith(form)
     succeeds("upgrade", "head", url=url)
-    assert succeeds("-x", f"url={url}", "current", url=None).startswith("0005")
+    assert succeeds("-x", f"url={url}", "current", url=None).startswith("commandbus_0005")
 
 
 def test_x_wins_over_the_environment(empty_database_url: str) -> None:
@@ -241,7 +241,7 @@ def test_the_url_in_the_ini_file(empty_database_url: str, tmp_path: Path) -> Non
         text.replace("# sqlalchemy.url = postgresql://user@host/database", f"sqlalchemy.url = {url}")
     )
     succeeds("-c", str(tmp_path / "alembic.ini"), "upgrade", "head", url=None)
-    assert succeeds("current", url=empty_database_url).startswith("0005")
+    assert succeeds("current", url=empty_database_url).startswith("commandbus_0005")
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def test_eight_upgrades_of_an_empty_database_at_once(newest_server: Server, empt
         assert [process.returncode for process in processes] == [0] * AT_ONCE, told
     # One did all of it, and the others found nothing left to do.
     assert sorted(text.count("Running upgrade") for text in told) == [0] * (AT_ONCE - 1) + [5]
-    assert revisions(url) == [("0005",)]
+    assert revisions(url) == [("commandbus_0005",)]
     command.check(alembic_config(url))
     with fresh_database(newest_server.url, newest_server.template) as once:
         assert described(url) == described(once)
@@ -52,7 +52,7 @@ def test_killed_half_way_in_an_empty_database(newest_server: Server, empty_datab
     kill_half_way(url, "pg_catalog.pg_trigger", "EXCLUSIVE", "CREATE TABLE commandbus.process_audit")
     assert not any(described(url).values())
     command.upgrade(alembic_config(url), "head")
-    assert revisions(url) == [("0005",)]
+    assert revisions(url) == [("commandbus_0005",)]
     with fresh_database(newest_server.url, newest_server.template) as once:
         assert described(url) == described(once)
 
@@ -60,21 +60,21 @@ def test_killed_half_way_in_an_empty_database(newest_server: Server, empty_datab
 def test_killed_half_way_in_a_database_with_rows(empty_database_url: str) -> None:
     url = empty_database_url
     seed(url)
-    command.stamp(alembic_config(url), "0001")
+    command.stamp(alembic_config(url), "commandbus_0001")
     schema, kept = described(url), rows(url)
     # Alembic writes the revision down when all of it is done, so the keys and indexes of 0002 are there by then.
     version_table = "commandbus.commandbus_process_version"
     kill_half_way(url, version_table, "SHARE", f"UPDATE {version_table}")
-    assert (described(url), rows(url), revisions(url)) == (schema, kept, [("0001",)])
+    assert (described(url), rows(url), revisions(url)) == (schema, kept, [("commandbus_0001",)])
     command.upgrade(alembic_config(url), "head")
-    assert (rows(url), revisions(url)) == (kept, [("0005",)])
+    assert (rows(url), revisions(url)) == (kept, [("commandbus_0005",)])
     command.check(alembic_config(url))
 
 
 def test_two_upgrades_at_once_of_a_database_with_rows(empty_database_url: str) -> None:
     url = empty_database_url
     seed(url)
-    command.stamp(alembic_config(url), "0001")
+    command.stamp(alembic_config(url), "commandbus_0001")
     kept = rows(url)
     with upgrades(url, 2) as processes:
         with locked(url, "commandbus.process", "ACCESS SHARE") as connection:
@@ -82,4 +82,4 @@ def test_two_upgrades_at_once_of_a_database_with_rows(empty_database_url: str) -
             wait_until(lambda: sessions(connection) == 3, processes)
         told = [process.communicate(timeout=PATIENCE)[1] for process in processes]
         assert [process.returncode for process in processes] == [0, 0], told
-    assert (rows(url), revisions(url)) == (kept, [("0005",)])
+    assert (rows(url), revisions(url)) == (kept, [("commandbus_0005",)])

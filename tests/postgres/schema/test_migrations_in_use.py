@@ -64,13 +64,13 @@ def upgrade_in(connection: Connection) -> None:
 @pytest.mark.parametrize("finisher", ["the next upgrade", "a host's transaction"])
 def test_an_upgrade_that_was_interrupted_is_finished_by_the_next(empty_database_url: str, finisher: str) -> None:
     url = empty_database_url
-    adopted(url, "0004")
+    adopted(url, "commandbus_0004")
     kept = rows(url)
     with snapshot(url) as connection, upgrades(url, 1) as [process]:
         wait_until(lambda: bool(builds(connection)), [process])
         connection.execute("SELECT pg_terminate_backend(%s)", (builds(connection)[0],))
         assert process.wait(timeout=PATIENCE) != 0
-    assert (revision_of(url), validity(url)) == ("0004", {"idx_process_deadline": False})
+    assert (revision_of(url), validity(url)) == ("commandbus_0004", {"idx_process_deadline": False})
     if finisher == "the next upgrade":
         command.upgrade(alembic_config(url), "head")
     else:
@@ -78,14 +78,14 @@ def test_an_upgrade_that_was_interrupted_is_finished_by_the_next(empty_database_
         with engine.begin() as host:
             upgrade_in(host)
         engine.dispose()
-    assert (revision_of(url), validity(url)) == ("0005", dict.fromkeys(INDEXES, True))
+    assert (revision_of(url), validity(url)) == ("commandbus_0005", dict.fromkeys(INDEXES, True))
     assert rows(url) == kept
     command.check(alembic_config(url))
 
 
 def test_an_index_that_is_there_already_is_kept(empty_database_url: str) -> None:
     url = empty_database_url
-    adopted(url, "0004")
+    adopted(url, "commandbus_0004")
     execute(
         url,
         "ALTER TABLE commandbus.process ADD COLUMN business_key varchar(255); "
@@ -102,30 +102,30 @@ def test_an_index_that_is_there_already_is_kept(empty_database_url: str) -> None
 
 def test_another_index_of_that_name_is_an_error(empty_database_url: str) -> None:
     url = empty_database_url
-    adopted(url, "0004")
+    adopted(url, "commandbus_0004")
     execute(url, "CREATE INDEX idx_process_deadline ON commandbus.process (domain)")
     with pytest.raises(CommandError, match="idx_process_deadline is not the index that is needed"):
         command.upgrade(alembic_config(url), "head")
-    assert revision_of(url) == "0004"
+    assert revision_of(url) == "commandbus_0004"
 
 
 def test_a_second_upgrade_does_not_keep_the_first_one_from_building(empty_database_url: str) -> None:
     """One that waited in the server would hold a snapshot, and both would wait for each other."""
     url = empty_database_url
-    adopted(url, "0004")
+    adopted(url, "commandbus_0004")
     with upgrades(url, 2) as processes:
         with snapshot(url) as connection:
             wait_until(lambda: bool(builds(connection)) and sessions(connection) == 3, processes)
         told = [process.communicate(timeout=PATIENCE)[1] for process in processes]
         assert [process.returncode for process in processes] == [0, 0], told
-    assert (revision_of(url), validity(url)) == ("0005", dict.fromkeys(INDEXES, True))
+    assert (revision_of(url), validity(url)) == ("commandbus_0005", dict.fromkeys(INDEXES, True))
 
 
 @pytest.mark.usefixtures("login")  # skips without PgBouncer
 def test_one_upgrade_at_a_time_behind_a_transaction_pooler(empty_database_url: str, newest_server: Server) -> None:
     """There, each transaction has another session, so the lock of a session would be nobody's."""
     url = empty_database_url
-    adopted(url, "0004")
+    adopted(url, "commandbus_0004")
     owner = make_url(newest_server.url).username
     assert owner is not None
     with (
@@ -138,12 +138,12 @@ def test_one_upgrade_at_a_time_behind_a_transaction_pooler(empty_database_url: s
             assert len(builds(connection)) == 1
         told = [process.communicate(timeout=PATIENCE)[1] for process in processes]
         assert [process.returncode for process in processes] == [0] * 4, told
-    assert (revision_of(url), validity(url)) == ("0005", dict.fromkeys(INDEXES, True))
+    assert (revision_of(url), validity(url)) == ("commandbus_0005", dict.fromkeys(INDEXES, True))
 
 
 def test_writers_pass_an_upgrade_that_waits_for_a_report(empty_database_url: str) -> None:
     url = empty_database_url
-    adopted(url, "0003")
+    adopted(url, "commandbus_0003")
     write = f"UPDATE commandbus.process SET updated_at = now() WHERE process_id = '{FIRST}'"
     with upgrades(url, 1) as [process]:
         with locked(url, "commandbus.process", "ACCESS SHARE") as report, psycopg.connect(url) as writer:
@@ -153,19 +153,19 @@ def test_writers_pass_an_upgrade_that_waits_for_a_report(empty_database_url: str
                 wait_until(lambda: any("LOCK TABLE" in query for _, query in waiting(report)), [process])
                 writer.execute(write.encode())
                 writer.commit()
-            assert revision_of(url) == "0003"
+            assert revision_of(url) == "commandbus_0003"
         assert process.wait(timeout=PATIENCE) == 0
-    assert revision_of(url) == "0005"
+    assert revision_of(url) == "commandbus_0005"
 
 
 def test_a_host_upgrades_in_its_transaction(empty_database_url: str) -> None:
     url = empty_database_url
-    adopted(url, "0003")
+    adopted(url, "commandbus_0003")
     engine = create_engine(async_url(url))
     with engine.connect() as connection, connection.begin() as transaction:
         before = connection.exec_driver_sql("SHOW lock_timeout").scalar()
         upgrade_in(connection)
         assert connection.exec_driver_sql("SHOW lock_timeout").scalar() == before
         transaction.rollback()
-    assert (revision_of(url), validity(url)) == ("0003", {})
+    assert (revision_of(url), validity(url)) == ("commandbus_0003", {})
     engine.dispose()

@@ -32,7 +32,7 @@ def built(url: str) -> dict[str, int]:
 @pytest.mark.parametrize("way", ["online", "offline"])
 def test_what_was_built_before_is_used(empty_database_url: str, newest_server: Server, way: str) -> None:
     url = empty_database_url
-    adopted(url, "0001")
+    adopted(url, "commandbus_0001")
     execute(url, "ALTER TABLE commandbus.process_audit RENAME CONSTRAINT process_audit_pkey TO hand_written")
     kept = rows(url)
     prepare(url)
@@ -41,8 +41,8 @@ def test_what_was_built_before_is_used(empty_database_url: str, newest_server: S
     if way == "online":
         command.upgrade(alembic_config(url), "head")
     else:
-        execute_script(url, succeeds("upgrade", "0001:head", "--sql", url=None))
-    assert (revision_of(url), rows(url), built(url)) == ("0005", kept, before)
+        execute_script(url, succeeds("upgrade", "commandbus_0001:head", "--sql", url=None))
+    assert (revision_of(url), rows(url), built(url)) == ("commandbus_0005", kept, before)
     command.check(alembic_config(url))
     with fresh_database(newest_server.url) as other:
         adopted(other, "head")
@@ -51,7 +51,7 @@ def test_what_was_built_before_is_used(empty_database_url: str, newest_server: S
 
 def test_an_index_of_that_name_that_is_another_is_not_used(empty_database_url: str) -> None:
     url = empty_database_url
-    adopted(url, "0001")
+    adopted(url, "commandbus_0001")
     execute(
         url,
         "CREATE UNIQUE INDEX process_audit_new_command_key ON commandbus.process_audit (domain, process_id, id); "
@@ -59,12 +59,12 @@ def test_an_index_of_that_name_that_is_another_is_not_used(empty_database_url: s
     )
     with pytest.raises(CommandError, match="logged more than once"):
         command.upgrade(alembic_config(url), "head")
-    assert revision_of(url) == "0001"
+    assert revision_of(url) == "commandbus_0001"
 
 
 def test_a_check_that_is_not_validated_is_not_trusted(empty_database_url: str) -> None:
     url = empty_database_url
-    adopted(url, "0002")
+    adopted(url, "commandbus_0002")
     execute(
         url,
         "UPDATE commandbus.process_audit SET received_at = NULL; "
@@ -73,4 +73,4 @@ def test_a_check_that_is_not_validated_is_not_trusted(empty_database_url: str) -
     )
     with pytest.raises(CommandError, match="without a time"):
         command.upgrade(alembic_config(url), "head")
-    assert revision_of(url) == "0002"
+    assert revision_of(url) == "commandbus_0002"

@@ -71,7 +71,7 @@ async def test_tables_that_are_missing(call: str, empty_database_url: str, on_co
 
 @pytest.mark.parametrize("call", ["save", "save_many", "log_step", "log_many", "get_by_id", "count"])
 async def test_tables_that_are_old(call: str, empty_database_url: str) -> None:
-    adopted(empty_database_url, "0002")
+    adopted(empty_database_url, "commandbus_0002")
     await fails(call, empty_database_url, on_connection=False)
     await fails(call, empty_database_url, on_connection=True)
 

@@ -188,7 +188,7 @@ def test_the_application_passes_no_right_on(
 
 
 def test_the_application_reads_the_revision(application: psycopg.Connection[Any]) -> None:
-    assert application.execute(f"SELECT version_num FROM {VERSIONS}".encode()).fetchall() == [("0005",)]
+    assert application.execute(f"SELECT version_num FROM {VERSIONS}".encode()).fetchall() == [("commandbus_0005",)]
     application.rollback()
 
 
@@ -328,7 +328,7 @@ def test_wrong_usage_prints_nothing_that_a_pipe_would_run(
     printed = capsys.readouterr()
     assert (
         printed.err.splitlines()[0]
-        == "usage: python -m commandbus_process.grants ROLE [--for application|reader|purger]"
+        == "usage: python -m commandbus_process.grants ROLE [--for application|reader|purger] [--schema SCHEMA]"
     )
     assert printed.out == ""
 
@@ -375,7 +375,7 @@ REPAIR = (
 )
 
 
-@pytest.mark.parametrize("before", ["0001", "0002"])
+@pytest.mark.parametrize("before", ["commandbus_0001", "commandbus_0002"])
 def test_torn_replies_are_named_and_nothing_changes(empty_database_url: str, before: str) -> None:
     url = empty_database_url
     adopted(url, before)
@@ -389,18 +389,18 @@ def test_torn_replies_are_named_and_nothing_changes(empty_database_url: str, bef
     assert f"domain 'orders', process {FIRST}, command {UUID(int=8)}: row with id 2 has an outcome, but no time" in told
     assert f"domain 'orders', process {SECOND}, command {COMMAND}: row with id 3 has a time, but no outcome" in told
     assert "row with id 1" not in told
-    assert (rows(url), revision_of(url)) == (kept, "0002")
-    if before == "0002":
+    assert (rows(url), revision_of(url)) == (kept, "commandbus_0002")
+    if before == "commandbus_0002":
         assert described(url) == schema
     execute(url, REPAIR)
     kept = rows(url)
     command.upgrade(alembic_config(url), "head")
-    assert (rows(url), revision_of(url)) == (kept, "0005")
+    assert (rows(url), revision_of(url)) == (kept, "commandbus_0005")
 
 
 def test_of_many_torn_replies_the_first_are_named_and_all_are_counted(empty_database_url: str) -> None:
     url = empty_database_url
-    adopted(url, "0002")
+    adopted(url, "commandbus_0002")
     execute(
         url,
         f"INSERT INTO {STEP}, reply_outcome) "
@@ -415,16 +415,16 @@ def test_of_many_torn_replies_the_first_are_named_and_all_are_counted(empty_data
 
 def test_offline_sql_refuses_torn_replies_too(empty_database_url: str) -> None:
     url = empty_database_url
-    adopted(url, "0002")
-    script = succeeds("upgrade", "0002:head", "--sql", url=None)
+    adopted(url, "commandbus_0002")
+    script = succeeds("upgrade", "commandbus_0002:head", "--sql", url=None)
     execute(url, TEAR)
     schema, kept = described(url), rows(url)
     with pytest.raises(psycopg.errors.RaiseException, match=r"row with id 2 has an outcome, but no time"):
         execute_script(url, script)
-    assert (described(url), rows(url), revision_of(url)) == (schema, kept, "0002")
+    assert (described(url), rows(url), revision_of(url)) == (schema, kept, "commandbus_0002")
     execute(url, REPAIR)
     execute_script(url, script)
-    assert revision_of(url) == "0005"
+    assert revision_of(url) == "commandbus_0005"
     with pytest.raises(psycopg.errors.CheckViolation, match="process_audit_reply_check"):
         execute(url, "UPDATE commandbus.process_audit SET received_at = NULL WHERE id = 2")
 

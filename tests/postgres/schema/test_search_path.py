@@ -117,9 +117,10 @@ def hand_over(url: str, migrator: str) -> None:
 
 
 TEAR_AND_REPEAT = {
-    "0001": "INSERT INTO commandbus.process_audit (domain, process_id, step_name, command_id, command_type, sent_at) "
+    "commandbus_0001": "INSERT INTO commandbus.process_audit "
+    "(domain, process_id, step_name, command_id, command_type, sent_at) "
     "SELECT domain, process_id, step_name, command_id, command_type, sent_at FROM commandbus.process_audit",
-    "0002": "UPDATE commandbus.process_audit SET received_at = NULL",
+    "commandbus_0002": "UPDATE commandbus.process_audit SET received_at = NULL",
 }
 
 
@@ -140,25 +141,25 @@ def test_no_hostile_function_runs_when_tables_are_adopted(
     seed(empty_database_url)
     hand_over(empty_database_url, newest_server.migrator)
     if way == "online":
-        succeeds("stamp", "0001", url=hostile_url)
+        succeeds("stamp", "commandbus_0001", url=hostile_url)
     else:
-        execute_script(hostile_url, succeeds("stamp", "0001", "--sql", url=None))
+        execute_script(hostile_url, succeeds("stamp", "commandbus_0001", "--sql", url=None))
     assert not was_called(empty_database_url)
     # Both messages name the rows, with the functions for it.
     with psycopg.connect(empty_database_url) as connection:
-        connection.execute(TEAR_AND_REPEAT["0001"].encode())
-    assert "rows with id" in upgrade("0001", "head")
+        connection.execute(TEAR_AND_REPEAT["commandbus_0001"].encode())
+    assert "rows with id" in upgrade("commandbus_0001", "head")
     with psycopg.connect(empty_database_url) as connection:
         connection.execute("DELETE FROM commandbus.process_audit WHERE id > 3")
-    upgrade("0001", "0002")
+    upgrade("commandbus_0001", "commandbus_0002")
     with psycopg.connect(empty_database_url) as connection:
-        connection.execute(TEAR_AND_REPEAT["0002"].encode())
-    assert "row with id 1 has an outcome, but no time" in upgrade("0002", "head")
+        connection.execute(TEAR_AND_REPEAT["commandbus_0002"].encode())
+    assert "row with id 1 has an outcome, but no time" in upgrade("commandbus_0002", "head")
     assert not was_called(empty_database_url)
     with psycopg.connect(empty_database_url) as connection:
         connection.execute("UPDATE commandbus.process_audit SET reply_outcome = NULL")
-    upgrade("0002", "head")
-    assert succeeds("current", url=hostile_url).startswith("0005")
+    upgrade("commandbus_0002", "head")
+    assert succeeds("current", url=hostile_url).startswith("commandbus_0005")
     assert not was_called(empty_database_url)
 
 

@@ -1,0 +1,6 @@
+SELECT found.domain, found.process_id, found.process_type, found.status, found.current_step, CAST(found.state AS TEXT) AS state, found.error_code, found.error_message, CAST(pg_catalog.to_json(found.created_at) AS TEXT) AS created_at, CAST(pg_catalog.to_json(found.updated_at) AS TEXT) AS updated_at, CAST(pg_catalog.to_json(found.completed_at) AS TEXT) AS completed_at, found.version, found.stamp
+FROM (SELECT commandbus.process.domain AS domain, commandbus.process.process_id AS process_id, commandbus.process.process_type AS process_type, commandbus.process.status AS status, commandbus.process.current_step AS current_step, commandbus.process.state AS state, commandbus.process.error_code AS error_code, commandbus.process.error_message AS error_message, commandbus.process.created_at AS created_at, commandbus.process.updated_at AS updated_at, commandbus.process.completed_at AS completed_at, commandbus.process.version AS version, pg_catalog.concat_ws(' ', commandbus.process.version, process.xmin, EXTRACT(epoch FROM commandbus.process.updated_at)) AS stamp
+FROM commandbus.process
+WHERE commandbus.process.domain = :key_domain::VARCHAR AND commandbus.process.status = 'WAITING'
+ORDER BY commandbus.process.created_at, commandbus.process.process_id) AS found
+ORDER BY found.created_at, found.process_id
