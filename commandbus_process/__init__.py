@@ -1,6 +1,7 @@
 """The state and the audit trail of process managers (sagas), in PostgreSQL, for asyncio applications."""
 
 from commandbus_process import tables
+from commandbus_process._state_versions import RawStates, StateVersions
 from commandbus_process.errors import (
     ConcurrentUpdateError,
     DeadlockError,
@@ -16,6 +17,7 @@ from commandbus_process.errors import (
     SchemaError,
     SchemaTooNewError,
     SchemaTooOldError,
+    StateTooNewError,
     StepAlreadyLoggedError,
     StepError,
     StepNotFoundError,
@@ -73,11 +75,14 @@ __all__ = [
     "ProcessWithTrail",
     "PurgePreview",
     "PurgeProgress",
+    "RawStates",
     "ReplyConflictError",
     "ReplyOutcome",
     "SchemaError",
     "SchemaTooNewError",
     "SchemaTooOldError",
+    "StateTooNewError",
+    "StateVersions",
     "StepAlreadyLoggedError",
     "StepError",
     "StepNotFoundError",

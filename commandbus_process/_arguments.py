@@ -24,6 +24,7 @@ from commandbus_process.models import (
     UtcDatetime,
 )
 from commandbus_process.repository import OnUnreadable
+from commandbus_process.tables import STATE_VERSION
 
 NAME: TypeAdapter[str] = TypeAdapter(Name)
 STORED_NAME: TypeAdapter[str] = TypeAdapter(OptionalName)  # other software may write an empty one
@@ -40,13 +41,14 @@ def _adapter(model: type[BaseModel], names: Iterable[str], *, is_stored: bool = 
 
     Args:
         model: The model.
-        names: The fields.
+        names: The fields. The version of the state is left out, too: the repository knows it.
         is_stored: Whether the values come from the database. Other software may have written empty names.
 
     Raises:
         TypeError: A column has no field.
     """
     hints = get_type_hints(model, include_extras=True)
+    names = [name for name in names if name != STATE_VERSION]
     missing = [name for name in names if name not in hints]
     if missing:
         raise TypeError(f"{model.__name__} has no field for the columns {', '.join(missing)}")

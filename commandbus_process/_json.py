@@ -63,6 +63,21 @@ def check_finite(text: str) -> None:
     _JSON_VALUE.validate_python(from_json(text))
 
 
+def checked_object(value: object) -> JsonObject:
+    """Return a JSON object, if it is one that has only JSON's own types.
+
+    Raises:
+        ValueError: It is not. The message quotes nothing of it.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"it is of type {type(value).__name__}")  # noqa: TRY004 - like every other value that does not fit
+    try:
+        _JSON_VALUE.validate_python(value, strict=True)
+    except ValidationError as error:
+        raise ValueError(explain_json(error)) from None
+    return cast("JsonObject", value)
+
+
 def json_object(text: str) -> JsonObject:
     """Return the object in stored JSON text. This is the fast path: numbers are not checked.
 

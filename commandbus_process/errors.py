@@ -395,6 +395,31 @@ class StoredDataError(ProcessError, ValueError):
         super().__init__(domain, process_id, f"{what} cannot be read: {reason}")
 
 
+class StateTooNewError(StoredDataError):
+    """A stored state has a newer version than this program knows. It was neither read nor overwritten.
+
+    A newer version of the program has written it, for example while a deployment rolls. Let that one handle the
+    process. A repository without `StateVersions` knows version 1 only.
+
+    Attributes:
+        process_type: The process's type.
+        found: The version of the stored state.
+        known: The newest version that the repository knows.
+    """
+
+    def __init__(self, domain: str, process_id: UUID, process_type: str, found: int, known: int) -> None:
+        self.process_type = process_type
+        self.found = found
+        self.known = known
+        super().__init__(
+            domain,
+            process_id,
+            f"it is at version {found}, and this program knows no version above {known}; it was not overwritten; let a "
+            f"newer version of the program handle it, or give this one a downcaster from version {found}",
+            what=f"its state (process type {process_type!r})",
+        )
+
+
 class StoredStateError(StoredDataError):
     """A stored state does not fit its type.
 

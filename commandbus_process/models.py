@@ -121,6 +121,7 @@ class RowStamps(tuple[str, ...]):
 
 STAMPS = "_stamps"
 """The name of the private attribute that holds a process's `RowStamps`."""
+_STAMP_WITHOUT_STATE_VERSION = 3  # parts: the version of the state is the fourth, if the row has one
 
 
 class ProcessWithoutState(_Model):
@@ -162,6 +163,18 @@ class ProcessMetadata(ProcessWithoutState, Generic[StateT]):
     An object that was read or written also remembers privately which row that was. Its copies and pickles do, too. If
     you set a version by hand, only that version is compared.
     """
+
+    @property
+    def state_version(self) -> int | None:
+        """Version of the state in the row that this object matches, as it is stored there; `None`: it matches none.
+
+        A repository with `StateVersions` may have read the state from an older version, which the row still has.
+        """
+        stamps = self._stamps
+        parts = stamps[-1].split(" ") if stamps else []
+        if len(parts) <= _STAMP_WITHOUT_STATE_VERSION:
+            return 1 if len(parts) == _STAMP_WITHOUT_STATE_VERSION else None
+        return int(parts[_STAMP_WITHOUT_STATE_VERSION])
 
     @field_validator("state", mode="wrap")
     @classmethod

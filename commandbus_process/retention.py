@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from commandbus_process import _log
 from commandbus_process._arguments import NAME, TIME, check_key, checked, sorted_statuses, unreadable_handler
+from commandbus_process._state_versions import RawStates
 from commandbus_process._states import States
 from commandbus_process.errors import (
     InvalidInputError,
@@ -53,7 +54,10 @@ _FOREIGN_KEY_VIOLATION = "23503"
 
 
 class ProcessWithTrail(NamedTuple):
-    """A process that is about to be deleted, with its whole trail."""
+    """A process that is about to be deleted, with its whole trail.
+
+    The state is the JSON that is stored. `process.state_version` says which version of its type it has.
+    """
 
     process: ProcessMetadata[JsonObject]
     trail: list[ProcessAuditEntry]
@@ -120,7 +124,7 @@ class ProcessRetention:
 
     def __init__(self, engine: AsyncEngine, *, schema: str | None = None) -> None:
         self._database = Database(engine, schema)
-        self._reader: ProcessReader[JsonObject] = ProcessReader(States(None))
+        self._reader: ProcessReader[JsonObject] = ProcessReader(States(RawStates()))
 
     def purge(
         self,

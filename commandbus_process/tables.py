@@ -44,6 +44,9 @@ VERSION_TABLE = "commandbus_process_version"
 FIRST_VERSION = 1
 """The version of a row that was inserted and never updated."""
 
+STATE_VERSION = "state_version"
+"""The column that says in which version of its type a state is stored. It is no field: the state's type sets it."""
+
 
 class SetBy(Enum):
     """Who sets a column."""
@@ -70,7 +73,6 @@ _CHANGED = _info(SetBy.SAVE, SetBy.UPDATE)
 _STATUS = _info(SetBy.SAVE, SetBy.UPDATE, enum=ProcessStatus)
 _TOUCHED = _info(SetBy.SAVE, SetBy.DATABASE)
 _COUNTED = _info(SetBy.DATABASE)
-_NOT_USED_YET = _info()
 _KEPT_ERASED = _info(SetBy.SAVE, erased=True)
 _CHANGED_ERASED = _info(SetBy.SAVE, SetBy.UPDATE, erased=True)
 _SENT_ERASED = _info(SetBy.COMMAND, erased=True)
@@ -111,7 +113,7 @@ process = Table(
     Column("version", BigInteger, nullable=False, server_default=text(str(FIRST_VERSION)), info=_COUNTED),
     Column("business_key", String(255), info=_KEPT_ERASED),  # what people call the process: an order number
     Column("deadline", DateTime(timezone=True), info=_CHANGED),  # when somebody must look if nothing came
-    Column("state_version", Integer, info=_NOT_USED_YET),  # NULL: 1
+    Column(STATE_VERSION, Integer, info=_CHANGED),  # the version of the state's type; NULL: 1
     PrimaryKeyConstraint("domain", "process_id", name="process_pkey"),
     CheckConstraint(_is_one_of("status", ProcessStatus), name="process_status_known"),
     CheckConstraint(f"version >= {FIRST_VERSION}", name="process_version_positive"),

@@ -1,6 +1,6 @@
 """Save many processes or log many entries, all or none: the statements, and why an item was not written."""
 
-from collections.abc import AsyncIterable, Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -106,7 +106,7 @@ async def save_many(
     database: Database,
     conn: AsyncConnection | None,
     processes: Iterable[ProcessMetadata[StateT]] | AsyncIterable[ProcessMetadata[StateT]],
-    state_text: Callable[[ProcessMetadata[StateT]], str],
+    state_columns: Callable[[ProcessMetadata[StateT]], Mapping[str, Any]],
 ) -> int:
     """Insert new processes, and return how many were inserted."""
     check_iterable("processes", processes, "ProcessMetadata")
@@ -114,9 +114,8 @@ async def save_many(
 
     def prepare(process: ProcessMetadata[StateT]) -> Prepared:
         check_process(process)
-        state = state_text(process)
-        row = {**new_process_columns(process), "state": state}
-        return Prepared((process.domain, process.process_id), None, row, len(state))
+        row = {**new_process_columns(process), **state_columns(process)}
+        return Prepared((process.domain, process.process_id), None, row, len(row["state"]))
 
     def write(tables: Tables, batch: Batch[ProcessMetadata[StateT]]) -> int:
         nonlocal by_copy

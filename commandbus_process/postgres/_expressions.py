@@ -148,12 +148,13 @@ IS_STEP = and_(OF_PROCESS, process_audit.c.command_id == key_parameter(process_a
 # The stamp identifies one written state of a row: no later write produces the same stamp. The version distinguishes two
 # updates in one transaction. The id of the transaction or savepoint that wrote the row (xmin) distinguishes writes
 # before and after a rollback. The time distinguishes writes before and after a fail-over or a restore, when transaction
-# ids can be used again.
+# ids can be used again. The version of the state comes last, if the row has one: the object shows it.
 STAMP = func.pg_catalog.concat_ws(
     literal_column("' '"),
     process.c.version,
     literal_column("process.xmin", Text()),
     extract("epoch", process.c.updated_at),
+    process.c.state_version,
     type_=Text(),
 )
 PROCESS_ROW = (*(process.c[name] for name in READ), STAMP.label("stamp"))

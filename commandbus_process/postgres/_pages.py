@@ -9,9 +9,9 @@ from commandbus_process._columns import PROCESS_KEY, READ
 from commandbus_process.postgres._expressions import COUNT, PROCESS_ROW, names_equal, selected
 from commandbus_process.postgres._listing import LIMIT, in_order, sorted_by
 from commandbus_process.postgres._reading import Rows, unquoted
-from commandbus_process.tables import process, process_audit
+from commandbus_process.tables import STATE_VERSION, process, process_audit
 
-SUMMARY = tuple(name for name in READ if name != "state")
+SUMMARY = tuple(name for name in READ if name not in {"state", STATE_VERSION})
 """The columns of a summary. The state is not read, so a large one costs nothing."""
 
 

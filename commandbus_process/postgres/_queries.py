@@ -10,6 +10,7 @@ from pydantic import Field, TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from commandbus_process._arguments import LIMIT, TIME, checked, unreadable_handler
+from commandbus_process._state_versions import StateVersions
 from commandbus_process._states import States
 from commandbus_process.filters import ProcessFilter
 from commandbus_process.models import JsonObject, StateT
@@ -52,6 +53,14 @@ class PostgresProcessQueries(Generic[StateT]):
     @overload
     def __init__(
         self, engine: AsyncEngine, *, state_type: type[StateT] | Mapping[str, type[StateT]], schema: str | None = None
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        *,
+        state_type: StateVersions[StateT] | Mapping[str, StateVersions[StateT]],
+        schema: str | None = None,
     ) -> None: ...
     @overload
     def __init__(self, engine: AsyncEngine, *, state_type: object, schema: str | None = None) -> None: ...

@@ -28,13 +28,13 @@ from commandbus_process._columns import ENTRY, JSON, TIMES
 from commandbus_process._json import JSON_OBJECT, check_finite, check_numbers, json_object
 from commandbus_process._reasons import explain
 from commandbus_process._states import States
-from commandbus_process.errors import StoredDataError, StoredStateError
+from commandbus_process.errors import StateTooNewError, StoredDataError, StoredStateError
 from commandbus_process.models import JsonObject, ProcessAuditEntry, ProcessMetadata, StateT
 from commandbus_process.postgres._database import Tables
 from commandbus_process.postgres._stamps import private_with
 from commandbus_process.postgres._statements import FIELDS
 from commandbus_process.summaries import ItemT, ProcessSummary
-from commandbus_process.tables import process, process_audit
+from commandbus_process.tables import STATE_VERSION, process, process_audit
 
 Row: TypeAlias = dict[str, Any]
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -180,6 +180,7 @@ def _make_objects(rows: Rows, classes: Iterable[type[ModelT]], ready: Mapping[st
         return []
     columns = dict[str, Iterable[Any]](rows.columns)
     stamps = columns.pop("stamp", None)
+    columns.pop(STATE_VERSION, None)  # the stamp has it, too
     privates = repeat(None) if stamps is None else map(private_with, stamps)
     for name, given in rows.columns.items():
         read = _READERS[name].column if name in _READERS and name not in ready else None
@@ -260,7 +261,11 @@ class ProcessReader(Generic[StateT]):
             types = [self._states.find_type(name) for name in rows.columns["process_type"]]
             check_numbers(rows.columns["state"])
             readers = {each: each.read for each in set(types)}
-            states = [readers[each](text) for each, text in zip(types, rows.columns["state"], strict=True)]
+            texts, versions = rows.columns["state"], rows.columns[STATE_VERSION]
+            if self._states.has_versions or any(versions):
+                stored = zip(types, texts, versions, strict=True)
+                texts = [each.current(text, version) for each, text, version in stored]
+            states = [readers[each](text) for each, text in zip(types, texts, strict=True)]
             return _make_objects(rows, [each.metadata_type for each in types], {"state": states})
         except Exception:  # noqa: BLE001 - whatever it is, reading the rows one by one finds it
             return read_one_by_one(rows, lambda row: self._read_checked(_plain(row, quoted_time)), unreadable)
@@ -269,6 +274,7 @@ class ProcessReader(Generic[StateT]):
         """Return the process that `GET_BY_ID` found.
 
         Raises:
+            StateTooNewError: The state has a newer version than the repository knows.
             StoredStateError: The state does not fit its type, or is nested too deeply.
             StoredDataError: Another column has a value that this version does not know.
         """
@@ -279,7 +285,7 @@ class ProcessReader(Generic[StateT]):
                 row[name] = value if read is None or value is None else read(value)
             state_type = self._states.find_type(row["process_type"])
             check_numbers((state,))
-            row["state"] = state_type.read(state)
+            row["state"] = state_type.read(state_type.current(state, row.pop(STATE_VERSION)))
             return _make_object(row, state_type.metadata_type, private_with(stamp))
         except Exception:  # noqa: BLE001 - whatever it is, _read_checked finds it
             row = dict(zip((*FIELDS, "stamp"), from_json(fields), strict=True))
@@ -293,15 +299,18 @@ class ProcessReader(Generic[StateT]):
         except KeyError:
             why = "no state type is declared for this process type in state_type"
             raise StoredStateError(domain, process_id, process_type, "a declared type", why) from None
+        found: int | None = row[STATE_VERSION]
+        if found is not None and found > state_type.newest:
+            raise StateTooNewError(domain, process_id, process_type, found, state_type.newest)
         try:
-            state = state_type.read_checked(row["state"])
+            state = state_type.read_checked(state_type.current(row["state"], found))
         except Exception as error:  # noqa: BLE001 - a model's validators may raise anything
             raise StoredStateError(
                 domain, process_id, process_type, state_type.name, state_type.explain(error)
             ) from None
         try:
             # Without the state: its own validators would run a second time.
-            fields = {name: value for name, value in row.items() if name not in {"state", "stamp"}}
+            fields = {name: value for name, value in row.items() if name not in {"state", STATE_VERSION, "stamp"}}
             data = {name: _checked_json(fields.pop(name)) for name in JSON & fields.keys()}
             checked = STORED_PROCESS.validate_python(fields)
         except ValidationError as error:

@@ -14,6 +14,7 @@ from commandbus_process.errors import (
     ProcessNotFoundError,
     ProcessRepositoryError,
     ReplyConflictError,
+    StateTooNewError,
     StepAlreadyLoggedError,
     StepNotFoundError,
 )
@@ -84,12 +85,16 @@ def why_not_updated(
     if values["key_process_type"] != actual["process_type"]:
         return InvalidInputError("process_type", f"is {actual['process_type']!r} in its row, and cannot be changed")
     if stamps:
-        is_one_of_its_rows = actual["stamp"] in stamps
-        return None if is_one_of_its_rows else ConcurrentUpdateError(*key, version_in(stamps[-1]), actual["version"])
-    expected = values["key_version"]
-    if expected is None or expected == actual["version"]:
-        return None
-    return ConcurrentUpdateError(*key, expected, actual["version"])
+        expected, is_its_row = version_in(stamps[-1]), actual["stamp"] in stamps
+    else:
+        expected = values["key_version"]
+        is_its_row = expected is None or expected == actual["version"]
+    if not is_its_row:
+        return ConcurrentUpdateError(*key, expected, actual["version"])
+    found, known = actual["state_version"], values["key_state_version"]
+    if found is not None and found > known:
+        return StateTooNewError(*key, actual["process_type"], found, known)
+    return None
 
 
 def match_row_again(values: dict[str, Any], stamps: Sequence[str], actual: Row | None) -> None:

@@ -27,6 +27,7 @@ from commandbus_process._arguments import (
     sorted_statuses,
     unreadable_handler,
 )
+from commandbus_process._state_versions import StateVersions
 from commandbus_process._states import States
 from commandbus_process.errors import (
     InvalidInputError,
@@ -87,7 +88,8 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
     Args:
         engine: The engine from which a method without `conn` borrows a connection. You configure it and dispose of it.
         state_type: The type of the states: a Pydantic model, dataclass, TypedDict or union of them for every process,
-            or a mapping from `process_type` to such a type. Without it, a state is a JSON object. Only declared classes
+            or a mapping from `process_type` to such a type. `StateVersions` declares a type that has changed. Without
+            it, all states are of version 1. Without `state_type`, a state is a JSON object. Only declared classes
             are stored, so declare a union if there are several. Type checkers infer the repository's parameter if you
             pass classes. Otherwise write it out: `PostgresProcessRepository[Order | Refund](...)`.
         schema: The schema that has the tables. Without it, `commandbus`, or what a `schema_translate_map` of the engine
@@ -101,6 +103,14 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
     @overload
     def __init__(
         self, engine: AsyncEngine, *, state_type: type[StateT] | Mapping[str, type[StateT]], schema: str | None = None
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        *,
+        state_type: StateVersions[StateT] | Mapping[str, StateVersions[StateT]],
+        schema: str | None = None,
     ) -> None: ...
     @overload
     def __init__(self, engine: AsyncEngine, *, state_type: object, schema: str | None = None) -> None: ...
@@ -120,7 +130,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         check_process(process)
         key = process.domain, process.process_id
         entries = as_entries(sent)
-        values = {**new_process_columns(process), "state": self._states.write(process)}
+        values = {**new_process_columns(process), **self._states.columns(process)}
         if entries:
             values |= sent_parameters(entries)
         statement = save_statement(entries)
@@ -410,7 +420,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         processes: Iterable[ProcessMetadata[StateT]] | AsyncIterable[ProcessMetadata[StateT]],
         conn: AsyncConnection | None = None,
     ) -> int:
-        return await save_many(self._database, conn, processes, self._states.write)
+        return await save_many(self._database, conn, processes, self._states.columns)
 
     @override
     async def log_many(
@@ -422,4 +432,5 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
 
     def _update_parameters(self, process: ProcessMetadata[StateT]) -> dict[str, Any]:
         """Return the parameters of the statements that update a process."""
-        return {**changed_columns(process), **object_key(process), "state": self._states.write(process)}
+        values = {**changed_columns(process), **object_key(process), **self._states.columns(process)}
+        return {**values, "key_state_version": self._states.newest_replaced(process)}

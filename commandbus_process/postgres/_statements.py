@@ -89,11 +89,16 @@ MATCHES_OBJECT = and_(
     process.c.process_type == key_parameter(process.c.process_type),
     equals_if_given(process.c.version, "key_version"),
     equals_if_given(STAMP, "key_stamp"),
+    # A state that is newer than the repository knows is never overwritten, not even by an object that was never read.
+    key_parameter(process.c.state_version) >= func.coalesce(process.c.state_version, ONE),
 )
 UPDATE = update_process(MATCHES_OBJECT)
 
-# Why SAVE or UPDATE wrote nothing. No row: the process does not exist. Otherwise: the row's version, type and stamp.
-WHY_NOT_WRITTEN = select(process.c.version, process.c.process_type, STAMP.label("stamp")).where(IS_PROCESS)
+# Why SAVE or UPDATE wrote nothing. No row: the process does not exist. Otherwise: the row's version, type, stamp and
+# version of the state.
+WHY_NOT_WRITTEN = select(
+    process.c.version, process.c.process_type, STAMP.label("stamp"), process.c.state_version
+).where(IS_PROCESS)
 
 # A single process is read as one JSON array and its state; its id is known. Each column of a result costs time in the
 # driver and in SQLAlchemy: twelve columns took a fifth of the time that it takes to read one process. Lists are read by

@@ -1,6 +1,6 @@
 WITH held AS (SELECT commandbus.process.domain AS domain, commandbus.process.process_id AS process_id
 FROM commandbus.process
-WHERE commandbus.process.domain = :key_domain::VARCHAR AND commandbus.process.process_id = :key_process_id::UUID AND commandbus.process.process_type = :key_process_type::VARCHAR AND commandbus.process.version = coalesce(:key_version::BIGINT, commandbus.process.version) AND coalesce(:key_stamp::VARCHAR, pg_catalog.concat_ws(' ', commandbus.process.version, process.xmin, EXTRACT(epoch FROM commandbus.process.updated_at))) = pg_catalog.concat_ws(' ', commandbus.process.version, process.xmin, EXTRACT(epoch FROM commandbus.process.updated_at))
+WHERE commandbus.process.domain = :key_domain::VARCHAR AND commandbus.process.process_id = :key_process_id::UUID AND commandbus.process.process_type = :key_process_type::VARCHAR AND commandbus.process.version = coalesce(:key_version::BIGINT, commandbus.process.version) AND coalesce(:key_stamp::VARCHAR, pg_catalog.concat_ws(' ', commandbus.process.version, process.xmin, EXTRACT(epoch FROM commandbus.process.updated_at), commandbus.process.state_version)) = pg_catalog.concat_ws(' ', commandbus.process.version, process.xmin, EXTRACT(epoch FROM commandbus.process.updated_at), commandbus.process.state_version) AND :key_state_version::INTEGER >= coalesce(commandbus.process.state_version, 1)
 FOR NO KEY UPDATE OF process), 
 logged AS (INSERT INTO commandbus.process_audit (domain, process_id, step_name, command_id, command_type, command_data, sent_at, reply_outcome, reply_data, received_at, compensates)
 SELECT held.domain AS domain, held.process_id AS process_id, :sent_step_name::VARCHAR AS anon_1, :sent_command_id::UUID AS anon_2, :sent_command_type::VARCHAR AS anon_3, CAST(:sent_command_data::VARCHAR AS JSONB) AS anon_4, :sent_sent_at::TIMESTAMP WITH TIME ZONE AS anon_5, :sent_reply_outcome::VARCHAR AS anon_6, CAST(:sent_reply_data::VARCHAR AS JSONB) AS anon_7, :sent_received_at::TIMESTAMP WITH TIME ZONE AS anon_8, :sent_compensates::UUID AS anon_9
@@ -8,10 +8,10 @@ FROM held
 ON CONFLICT (domain, process_id, command_id) DO NOTHING
 RETURNING commandbus.process_audit.domain, commandbus.process_audit.process_id), 
 changed AS (UPDATE commandbus.process
-SET status=:status::VARCHAR, current_step=:current_step::VARCHAR, state=CAST(:state::VARCHAR AS JSONB), error_code=:error_code::VARCHAR, error_message=:error_message::VARCHAR, updated_at=pg_catalog.now(), completed_at=:completed_at::TIMESTAMP WITH TIME ZONE, version=(commandbus.process.version + 1), deadline=:deadline::TIMESTAMP WITH TIME ZONE
+SET status=:status::VARCHAR, current_step=:current_step::VARCHAR, state=CAST(:state::VARCHAR AS JSONB), error_code=:error_code::VARCHAR, error_message=:error_message::VARCHAR, updated_at=pg_catalog.now(), completed_at=:completed_at::TIMESTAMP WITH TIME ZONE, version=(commandbus.process.version + 1), deadline=:deadline::TIMESTAMP WITH TIME ZONE, state_version=:state_version::INTEGER
 FROM logged
 WHERE commandbus.process.domain = logged.domain AND commandbus.process.process_id = logged.process_id
-RETURNING CAST(pg_catalog.json_build_array(commandbus.process.version, commandbus.process.updated_at, pg_catalog.concat_ws(' ', commandbus.process.version, process.xmin, EXTRACT(epoch FROM commandbus.process.updated_at))) AS TEXT) AS written)
+RETURNING CAST(pg_catalog.json_build_array(commandbus.process.version, commandbus.process.updated_at, pg_catalog.concat_ws(' ', commandbus.process.version, process.xmin, EXTRACT(epoch FROM commandbus.process.updated_at), commandbus.process.state_version)) AS TEXT) AS written)
 SELECT changed.written
 FROM (SELECT 1) AS one_row
 LEFT OUTER JOIN changed ON true

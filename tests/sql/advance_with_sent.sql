@@ -1,6 +1,6 @@
 WITH held AS (SELECT commandbus.process.domain AS domain, commandbus.process.process_id AS process_id
 FROM commandbus.process
-WHERE commandbus.process.domain = :key_domain::VARCHAR AND commandbus.process.process_id = :key_process_id::UUID AND commandbus.process.process_type = :key_process_type::VARCHAR AND commandbus.process.version = coalesce(:key_version::BIGINT, commandbus.process.version) AND coalesce(:key_stamp::VARCHAR, pg_catalog.concat_ws(' ', commandbus.process.version, process.xmin, EXTRACT(epoch FROM commandbus.process.updated_at))) = pg_catalog.concat_ws(' ', commandbus.process.version, process.xmin, EXTRACT(epoch FROM commandbus.process.updated_at)) AND NOT (EXISTS (SELECT 1
+WHERE commandbus.process.domain = :key_domain::VARCHAR AND commandbus.process.process_id = :key_process_id::UUID AND commandbus.process.process_type = :key_process_type::VARCHAR AND commandbus.process.version = coalesce(:key_version::BIGINT, commandbus.process.version) AND coalesce(:key_stamp::VARCHAR, pg_catalog.concat_ws(' ', commandbus.process.version, process.xmin, EXTRACT(epoch FROM commandbus.process.updated_at), commandbus.process.state_version)) = pg_catalog.concat_ws(' ', commandbus.process.version, process.xmin, EXTRACT(epoch FROM commandbus.process.updated_at), commandbus.process.state_version) AND :key_state_version::INTEGER >= coalesce(commandbus.process.state_version, 1) AND NOT (EXISTS (SELECT 1
 FROM pg_catalog.json_to_recordset(CAST(:sent::VARCHAR AS JSON)) AS given_sent(position INTEGER, step_name VARCHAR(255), command_id UUID, command_type VARCHAR(255), command_data JSONB, sent_at TIMESTAMP WITH TIME ZONE, reply_outcome VARCHAR(50), reply_data JSONB, received_at TIMESTAMP WITH TIME ZONE, compensates UUID)
 WHERE (SELECT commandbus.process_audit.id
 FROM commandbus.process_audit
@@ -14,11 +14,11 @@ ORDER BY given_sent.position
 ON CONFLICT (domain, process_id, command_id) DO NOTHING
 RETURNING commandbus.process_audit.domain, commandbus.process_audit.process_id), 
 changed AS (UPDATE commandbus.process
-SET status=:status::VARCHAR, current_step=:current_step::VARCHAR, state=CAST(:state::VARCHAR AS JSONB), error_code=:error_code::VARCHAR, error_message=:error_message::VARCHAR, updated_at=pg_catalog.now(), completed_at=:completed_at::TIMESTAMP WITH TIME ZONE, version=(commandbus.process.version + 1), deadline=:deadline::TIMESTAMP WITH TIME ZONE
+SET status=:status::VARCHAR, current_step=:current_step::VARCHAR, state=CAST(:state::VARCHAR AS JSONB), error_code=:error_code::VARCHAR, error_message=:error_message::VARCHAR, updated_at=pg_catalog.now(), completed_at=:completed_at::TIMESTAMP WITH TIME ZONE, version=(commandbus.process.version + 1), deadline=:deadline::TIMESTAMP WITH TIME ZONE, state_version=:state_version::INTEGER
 FROM held
 WHERE commandbus.process.domain = held.domain AND commandbus.process.process_id = held.process_id AND (SELECT pg_catalog.count(*) AS count_1
 FROM logged) = :sent_count::INTEGER
-RETURNING CAST(pg_catalog.json_build_array(commandbus.process.version, commandbus.process.updated_at, pg_catalog.concat_ws(' ', commandbus.process.version, process.xmin, EXTRACT(epoch FROM commandbus.process.updated_at))) AS TEXT) AS written)
+RETURNING CAST(pg_catalog.json_build_array(commandbus.process.version, commandbus.process.updated_at, pg_catalog.concat_ws(' ', commandbus.process.version, process.xmin, EXTRACT(epoch FROM commandbus.process.updated_at), commandbus.process.state_version)) AS TEXT) AS written)
 SELECT changed.written
 FROM (SELECT 1) AS one_row
 LEFT OUTER JOIN changed ON true

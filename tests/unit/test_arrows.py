@@ -9,14 +9,14 @@ import pytest
 import commandbus_process
 
 PACKAGE = Path(commandbus_process.__file__).parent
-SHARED = "_columns _arguments _json _reasons _schema_name _scripts _log _states _state_types _state_difference"
+SHARED = "_columns _arguments _json _reasons _schema_name _scripts _log _states _state_types _state_versions _state_difference"
 # A module may import those of the floors below its own, and its neighbours.
 FLOORS = [
     {"models", "errors"},
     {"repository", "filters", "summaries", "tables"},
     set(SHARED.split()),
     {"grants", "guards", "migrations", "postgres"},
-    {"retention"},
+    {"retention", "states"},
     {"__init__"},
 ]
 MODULES = {

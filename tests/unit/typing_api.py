@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Collection, Iterator
 from datetime import timedelta
-from typing import assert_type
+from typing import Any, assert_type
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -10,12 +10,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from commandbus_process import (
     JsonObject,
+    PostgresProcessQueries,
     PostgresProcessRepository,
     ProcessAuditEntry,
     ProcessMetadata,
     ProcessRepository,
     ProcessStatus,
+    RawStates,
     ReplyOutcome,
+    StateVersions,
 )
 
 
@@ -65,6 +68,31 @@ async def union(engine: AsyncEngine, key: UUID) -> None:
     types: dict[str, type[Order | Refund]] = {"order": Order, "refund": Refund}
     by_type = PostgresProcessRepository(engine, state_type=types)
     assert_type(await by_type.get_by_id("orders", key), ProcessMetadata[Order | Refund] | None)
+
+
+def rename(state: JsonObject) -> JsonObject:
+    return {"total": state["amount"]}
+
+
+def split(state: dict[str, Any]) -> dict[str, Any]:
+    return state
+
+
+async def versions(engine: AsyncEngine, key: UUID) -> None:
+    orders = StateVersions(Order, version=3, upcasters={1: rename, 2: split}, downcasters={3: split}, write_version=2)
+    assert_type(orders, StateVersions[Order])
+    repository = PostgresProcessRepository(engine, state_type=orders)
+    assert_type(repository, PostgresProcessRepository[Order])
+    found = await repository.get_by_id("orders", key)
+    assert_type(found, ProcessMetadata[Order] | None)
+    assert_type(found.state_version if found else None, int | None)
+    assert_type(PostgresProcessRepository(engine, state_type={"order": orders}), PostgresProcessRepository[Order])
+    assert_type(PostgresProcessRepository(engine, state_type=RawStates()), PostgresProcessRepository[JsonObject])
+    assert_type(PostgresProcessQueries(engine, state_type=orders), PostgresProcessQueries[Order])
+    either = StateVersions[Order | Refund](Order | Refund, version=2, upcasters={1: rename})
+    assert_type(PostgresProcessRepository(engine, state_type=either), PostgresProcessRepository[Order | Refund])
+    PostgresProcessRepository[Order | Refund](engine, state_type={"order": orders, "refund": Refund})
+    StateVersions(Order, version="3")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 async def locked(engine: AsyncEngine, conn: AsyncConnection, key: UUID) -> None:
