@@ -262,7 +262,7 @@ class ProcessReader(Generic[StateT]):
             check_numbers(rows.columns["state"])
             readers = {each: each.read for each in set(types)}
             texts, versions = rows.columns["state"], rows.columns[STATE_VERSION]
-            if self._states.has_versions or any(versions):
+            if self._states.has_versions or versions.count(None) < rows.count:
                 stored = zip(types, texts, versions, strict=True)
                 texts = [each.current(text, version) for each, text, version in stored]
             states = [readers[each](text) for each, text in zip(types, texts, strict=True)]
