@@ -12,17 +12,17 @@ from tests.support.items import DOMAIN
 
 
 class FirstOrder(BaseModel):
-    """Version 1: one name, `total`, and a voucher."""
+    """Version 1: one name, `total`, and `count`: how many steps are done."""
 
     model_config = ConfigDict(extra="forbid")
     name: str
     total: int
-    voucher: str | None = None
+    count: int = 0
     done: list[str] = []
 
 
 class SecondOrder(BaseModel):
-    """Version 2: the name is split, and the voucher is gone."""
+    """Version 2: the name is split, and `count` is gone: the list has it."""
 
     model_config = ConfigDict(extra="forbid")
     first: str
@@ -47,8 +47,9 @@ def split(state: JsonObject) -> JsonObject:
 
 
 def join(state: JsonObject) -> JsonObject:
-    name = f"{state['first']} {state['last']}"
-    return {"name": name, "total": state["total"], "voucher": None, "done": state["done"]}
+    name, done = f"{state['first']} {state['last']}", state["done"]
+    assert isinstance(done, list)
+    return {"name": name, "total": state["total"], "count": len(done), "done": done}
 
 
 def rename(state: JsonObject) -> JsonObject:
@@ -77,7 +78,7 @@ THIRD_WRITING = {
 }
 
 STORED: dict[int, JsonObject] = {
-    1: {"name": "Ada Lovelace", "total": 42, "voucher": None, "done": []},
+    1: {"name": "Ada Lovelace", "total": 42, "count": 0, "done": []},
     2: {"first": "Ada", "last": "Lovelace", "total": 42, "done": []},
     3: {"first": "Ada", "last": "Lovelace", "amount": 42, "done": []},
 }
