@@ -215,7 +215,7 @@ def _what_can_go(stored: Iterable[Stored], declared: object, *, is_declared: boo
         needless = [str(each) for each in upcasters if each < oldest]
         what = f"the upcasters from {', '.join(needless)} can go" if needless else "no upcaster can go"
     else:
-        what = f"upcasters from versions below {oldest} can go"
+        what = f"upcasters from versions below {oldest} can go" if oldest > FIRST else "no upcaster can go"
     return f"the oldest state is at version {oldest}; {what}"
 
 

@@ -9,7 +9,10 @@ import pytest
 import commandbus_process
 
 PACKAGE = Path(commandbus_process.__file__).parent
-SHARED = "_columns _arguments _json _reasons _schema_name _scripts _log _states _state_types _state_versions _state_difference"
+SHARED = (
+    "_columns _arguments _json _reasons _schema_name _scripts _log "
+    "_states _state_types _state_versions _state_difference"
+)
 # A module may import those of the floors below its own, and its neighbours.
 FLOORS = [
     {"models", "errors"},

@@ -21,6 +21,7 @@ from commandbus_process import (
     ReplyOutcome,
     SchemaTooNewError,
     SchemaTooOldError,
+    StateTooNewError,
     StepAlreadyLoggedError,
     StepNotFoundError,
     StoredDataError,
@@ -69,6 +70,11 @@ ERRORS = [
         ["other data"],
     ),
     (StoredDataError(*KEY, "status: unknown"), False, ["status: unknown"]),
+    (
+        StateTooNewError(*KEY, "order", 3, 2),
+        False,
+        ["'order'", "at version 3", "no version above 2", "not overwritten"],
+    ),
     (
         StoredStateError(*KEY, "order", "OrderState", "total: missing"),
         False,
