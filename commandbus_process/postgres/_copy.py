@@ -1,13 +1,13 @@
 """Write rows with COPY, the fastest way into a table, if they are probably not stored yet."""
 
-import asyncio
 from collections.abc import Sequence
-from typing import Any, cast
+from traceback import clear_frames
+from typing import Any, LiteralString
 from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import Connection, Table
+from sqlalchemy import Connection, Dialect, ExecutionContext, Table, event
 from sqlalchemy.engine import Transaction
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.util import await_only
@@ -30,8 +30,7 @@ def copy_rows(tables: Tables, table: Table, names: Sequence[str], rows: Sequence
     """Write all rows or none, and return whether they were written. If not, use INSERT.
 
     COPY has no ON CONFLICT and fails on a conflict, so it runs in a savepoint. `False` means: there is a conflict, a
-    trigger swallowed rows, or COPY cannot write to the table. INSERT then finds out more. SQLAlchemy does not know
-    COPY, so its events do not report it.
+    trigger swallowed rows, or COPY cannot write to the table. INSERT then finds out more.
 
     Raises:
         sqlalchemy.exc.DBAPIError: Any other error of the server (a time-out, a full disk), as a statement raises it.
@@ -66,29 +65,72 @@ def _statement(path: Sequence[str], names: Sequence[str]) -> sql.Composed:
 
 
 def _run(connection: Connection, statement: sql.Composed, rows: Sequence[Sequence[Any]]) -> None:
-    """Run COPY. Raise the errors that SQLAlchemy would raise for a statement."""
-    adapted: Any = connection.connection.dbapi_connection
-    driver = psycopg_connection(connection)
+    """Run COPY as SQLAlchemy runs a statement: with its events, its log, its errors, and its care after a cancellation.
+
+    SQLAlchemy has no COPY, but a listener for `do_execute` may run a statement in its place. Everything around that is
+    then SQLAlchemy's own: a listener can rewrite the statement, and it is logged. The statement has no parameters, so
+    that neither a listener nor a log is given a row.
+    """
+    _listen(connection.dialect)
+    copy = _Copy(psycopg_connection(connection), rows)
     try:
-        await_only(_copy(driver, statement, rows))
-    except psycopg.Error as error:
-        _leave_out_the_row(error)
-        is_lost = connection.dialect.is_disconnect(cast("Any", error), adapted, None)
-        if is_lost:
-            connection.invalidate(error)
-        raise DBAPIError.instance(
-            statement.as_string(),
-            None,
-            error,
-            psycopg.Error,
-            hide_parameters=True,
-            connection_invalidated=is_lost,
-            dialect=connection.dialect,
-        ) from error
-    except asyncio.CancelledError:
-        # A connection in the middle of a COPY cannot be used any more. SQLAlchemy does the same for a statement.
-        connection.invalidate()
+        connection.exec_driver_sql(statement.as_string(), execution_options={_OPTION: copy})
+    except BaseException as error:
+        # A frame of SQLAlchemy refers to the error, and would keep the rows until the garbage collector runs.
+        clear_frames(error.__traceback__)
         raise
+    if copy.written != len(rows):
+        raise _NotAllCopiedError
+
+
+_OPTION = "commandbus_process_copy"
+
+
+class _Copy:
+    """One COPY. It goes to the listener as an option of the statement. Its `repr` shows no row."""
+
+    __slots__ = ("_driver", "_rows", "written")
+
+    def __init__(self, driver: "psycopg.AsyncConnection[Any]", rows: Sequence[Sequence[Any]]) -> None:
+        self._driver = driver
+        self._rows = rows
+        self.written = 0
+
+    async def run(self, statement: LiteralString) -> None:  # `_statement` has quoted all names
+        try:
+            async with self._driver.cursor() as cursor:
+                async with cursor.copy(statement) as copy:
+                    for row in self._rows:
+                        await copy.write_row(row)
+                self.written = cursor.rowcount
+        except psycopg.Error as error:
+            _leave_out_the_row(error)
+            raise
+
+
+def _listen(dialect: Dialect) -> None:
+    """Let this module run the COPYs of an engine, from its first COPY on.
+
+    The listener stays: to remove one while another task runs a statement is not safe. For any other statement of the
+    engine it is one look into a dictionary.
+    """
+    if not event.contains(dialect, "do_execute", _execute_copy):
+        event.listen(dialect, "do_execute", _execute_copy)
+        event.listen(dialect, "do_execute_no_params", _execute_copy_without_parameters)
+
+
+def _execute_copy(_cursor: object, statement: str, _parameters: object, context: ExecutionContext) -> bool:
+    """Run the statement if it is a COPY of this module, and return whether it was."""
+    copy = context.execution_options.get(_OPTION)
+    if copy is None:
+        return False
+    await_only(copy.run(statement))
+    return True
+
+
+def _execute_copy_without_parameters(cursor: object, statement: str, context: ExecutionContext) -> bool:
+    """Do the same on an engine or a connection with the option `no_parameters`."""
+    return _execute_copy(cursor, statement, (), context)
 
 
 def _leave_out_the_row(error: psycopg.Error) -> None:
@@ -97,12 +139,3 @@ def _leave_out_the_row(error: psycopg.Error) -> None:
     if diagnostic.message_primary is not None:
         parts = (diagnostic.message_primary, diagnostic.message_detail, diagnostic.message_hint)
         error.args = ("\n".join(part for part in parts if part),)
-
-
-async def _copy(driver: "psycopg.AsyncConnection[Any]", statement: sql.Composed, rows: Sequence[Sequence[Any]]) -> None:
-    async with driver.cursor() as cursor:
-        async with cursor.copy(statement) as copy:
-            for row in rows:
-                await copy.write_row(row)
-        if cursor.rowcount != len(rows):
-            raise _NotAllCopiedError
