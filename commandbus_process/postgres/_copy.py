@@ -9,11 +9,10 @@ import psycopg
 from psycopg import sql
 from sqlalchemy import Connection, Dialect, ExecutionContext, Table, event
 from sqlalchemy.engine import Transaction
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.util import await_only
 
 from commandbus_process.postgres._database import Tables
-from commandbus_process.postgres._transaction import get_sqlstate, psycopg_connection
+from commandbus_process.postgres._transaction import psycopg_connection
 
 # Each COPY runs in a savepoint. PostgreSQL keeps up to 64 writing savepoints of a transaction in shared memory. If
 # there are more, every other session has to look them up in files. A limit of 48 leaves some savepoints to the caller.
@@ -41,14 +40,15 @@ def copy_rows(tables: Tables, table: Table, names: Sequence[str], rows: Sequence
         return False
     _copies[transaction] = _copies.get(transaction, 0) + 1
     statement = _statement(tables.path_of(table), names)
+    copy = _Copy(psycopg_connection(connection), rows)
     try:
         with connection.begin_nested():
-            _run(connection, statement, rows)
+            _run(connection, statement, copy)
     except _NotAllCopiedError:
         return False
-    except DBAPIError as error:
-        sqlstate = get_sqlstate(error) or ""
-        if sqlstate in _NOT_WITH_COPY or sqlstate.startswith(_INTEGRITY_CONSTRAINT_VIOLATION):
+    except Exception:
+        # Not the error's class decides: a `handle_error` listener may have put another one in its place.
+        if copy.sqlstate in _NOT_WITH_COPY or copy.sqlstate.startswith(_INTEGRITY_CONSTRAINT_VIOLATION):
             return False
         raise
     return True
@@ -64,7 +64,7 @@ def _statement(path: Sequence[str], names: Sequence[str]) -> sql.Composed:
     )
 
 
-def _run(connection: Connection, statement: sql.Composed, rows: Sequence[Sequence[Any]]) -> None:
+def _run(connection: Connection, statement: sql.Composed, copy: "_Copy") -> None:
     """Run COPY as SQLAlchemy runs a statement: with its events, its log, its errors, and its care after a cancellation.
 
     SQLAlchemy has no COPY, but a listener for `do_execute` may run a statement in its place. Everything around that is
@@ -72,14 +72,13 @@ def _run(connection: Connection, statement: sql.Composed, rows: Sequence[Sequenc
     that neither a listener nor a log is given a row.
     """
     _listen(connection.dialect)
-    copy = _Copy(psycopg_connection(connection), rows)
     try:
         connection.exec_driver_sql(statement.as_string(), execution_options={_OPTION: copy})
     except BaseException as error:
         # A frame of SQLAlchemy refers to the error, and would keep the rows until the garbage collector runs.
         clear_frames(error.__traceback__)
         raise
-    if copy.written != len(rows):
+    if not copy.has_written_all:
         raise _NotAllCopiedError
 
 
@@ -87,14 +86,20 @@ _OPTION = "commandbus_process_copy"
 
 
 class _Copy:
-    """One COPY. It goes to the listener as an option of the statement. Its `repr` shows no row."""
+    """One COPY. It goes to the listener as an option of the statement. Its `repr` shows no row.
 
-    __slots__ = ("_driver", "_rows", "written")
+    Attributes:
+        has_written_all: Whether the server has taken all rows. A trigger may swallow some.
+        sqlstate: The server's error code, or an empty text.
+    """
+
+    __slots__ = ("_driver", "_rows", "has_written_all", "sqlstate")
 
     def __init__(self, driver: "psycopg.AsyncConnection[Any]", rows: Sequence[Sequence[Any]]) -> None:
         self._driver = driver
         self._rows = rows
-        self.written = 0
+        self.has_written_all = False
+        self.sqlstate = ""
 
     async def run(self, statement: LiteralString) -> None:  # `_statement` has quoted all names
         try:
@@ -102,8 +107,9 @@ class _Copy:
                 async with cursor.copy(statement) as copy:
                     for row in self._rows:
                         await copy.write_row(row)
-                self.written = cursor.rowcount
+                self.has_written_all = cursor.rowcount == len(self._rows)
         except psycopg.Error as error:
+            self.sqlstate = error.sqlstate or ""
             _leave_out_the_row(error)
             raise
 

@@ -1,8 +1,9 @@
 """Each server and isolation level, and PgBouncer. The fixtures run a test on all of them.
 
-A `conftest.py` imports them by name.
+A `conftest.py` imports them by name. `TEST_PLACE` names the only one to run on.
 """
 
+import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
@@ -33,6 +34,8 @@ PLACES = {
     for version in VERSIONS
     for level in ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
 } | {"PgBouncer": Place("READ COMMITTED", VERSIONS[0], is_pooled=True)}
+if ONLY := os.environ.get("TEST_PLACE"):
+    PLACES = {ONLY: PLACES[ONLY]}
 
 
 @pytest.fixture(params=PLACES.values(), ids=list(PLACES))
