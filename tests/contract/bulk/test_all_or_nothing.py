@@ -23,6 +23,7 @@ from tests.support.bulk_failures import (
     note,
 )
 from tests.support.cancelling import no_task_is_left
+from tests.support.failed_statements import failed_statements
 from tests.support.items import (
     BATCH,
     DOMAIN,
@@ -57,8 +58,7 @@ async def test_after_an_error_in_the_third_batch_the_callers_transaction_is_as_i
 ) -> None:
     error, attempt = FAILURES[failure]
     before, after = new_process(), new_process()
-    failed_statements: list[object] = []
-    event.listen(engine.sync_engine, "handle_error", failed_statements.append)
+    failed = failed_statements(engine)
     async with engine.connect() as conn:
         await known.repository.save(before, conn)
         async with no_task_is_left():
@@ -68,7 +68,7 @@ async def test_after_an_error_in_the_third_batch_the_callers_transaction_is_as_i
         assert not conn.in_nested_transaction()
         assert await known.repository.save_many([after], conn) == 1
         await conn.commit()
-    assert failed_statements == []
+    assert failed == []
     assert await numbers(engine) == (3, 1)
     for process in (before, after):
         assert await known.repository.get_by_id(DOMAIN, process.process_id) == process

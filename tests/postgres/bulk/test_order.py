@@ -167,7 +167,10 @@ BACKEND = text(
     "SELECT subxact_count, subxact_overflowed FROM pg_stat_get_backend_idset() id, pg_stat_get_backend_subxact(id) "
     "WHERE pg_stat_get_backend_pid(id) = :pid"
 )
-WRITING = text("SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND backend_xid IS NOT NULL")
+WRITING = text(  # and autovacuum may be at work beside it
+    "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND backend_xid IS NOT NULL "
+    "AND backend_type = 'client backend'"
+)
 
 
 async def savepoints(administrator: AsyncEngine) -> tuple[int, bool]:

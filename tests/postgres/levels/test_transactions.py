@@ -38,6 +38,7 @@ from commandbus_process import (
 )
 from commandbus_process.tables import process_audit
 from tests.support.databases import Server, write_unchecked
+from tests.support.failed_statements import failed_statements
 from tests.support.items import DOMAIN, new_process
 from tests.support.triggers import trigger
 
@@ -145,8 +146,7 @@ async def test_an_error_leaves_the_callers_transaction_alive(
     error: type[ProcessRepositoryError], case: Case, engine: AsyncEngine
 ) -> None:
     before, after = new_process(), new_process()
-    failed_statements: list[object] = []
-    event.listen(engine.sync_engine, "handle_error", failed_statements.append)
+    failed = failed_statements(engine)
     async with engine.begin() as conn:
         await case.repository.save(before, conn)
         with pytest.raises(error) as caught:
@@ -154,7 +154,7 @@ async def test_an_error_leaves_the_callers_transaction_alive(
         assert type(caught.value) is error
         assert conn.in_transaction()
         await case.repository.save(after, conn)
-    assert failed_statements == []
+    assert failed == []
     for process in (before, after):
         assert await case.repository.get_by_id(DOMAIN, process.process_id) == process
     assert await case.repository.get_by_id(DOMAIN, case.process.process_id) == case.process
