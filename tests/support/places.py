@@ -29,13 +29,13 @@ class Place:
     is_pooled: bool = False
 
 
-PLACES = {
+_ALL = {
     f"PostgreSQL {version}, {level}": Place(level, version)
     for version in VERSIONS
     for level in ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
 } | {"PgBouncer": Place("READ COMMITTED", VERSIONS[0], is_pooled=True)}
-if ONLY := os.environ.get("TEST_PLACE"):
-    PLACES = {ONLY: PLACES[ONLY]}
+_ONLY = os.environ.get("TEST_PLACE")
+PLACES = {_ONLY: _ALL[_ONLY]} if _ONLY else _ALL
 
 
 @pytest.fixture(params=PLACES.values(), ids=list(PLACES))
