@@ -172,7 +172,9 @@ _STRICT = frozenset({"process_audit_reply_check"})
 
 def _check_rules(table: Compared) -> Iterator[_Rule]:
     for name, definition in table.newest.checks.items():
-        in_force = [each for each in table.found.constraints if each.kind == "c" and matches(each.definition, definition)]
+        in_force = [
+            each for each in table.found.constraints if each.kind == "c" and matches(each.definition, definition)
+        ]
         if any(each.is_valid and each.is_enforced for each in in_force):
             continue
         needs, condition = _BROKEN[name]

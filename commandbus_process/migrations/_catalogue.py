@@ -272,7 +272,10 @@ def _read_sequence(connection: Connection, column: Any) -> FoundSequence:  # noq
     if column.is_readable and column.type in {"bigint", "integer", "smallint"}:
         largest = connection.scalar(text(f"SELECT max({column.quoted_name}) FROM {column.quoted_table}"))  # noqa: S608
     found = _rows(connection, queries.SEQUENCE, oid=column.sequence)[0]
-    is_behind = largest is not None and found.is_readable and largest > (found.last_value or 0)
+    is_behind = False
+    if largest is not None and found.is_readable:
+        query = f"SELECT last_value + is_called::int FROM {found.quoted_name}"  # noqa: S608 - quoted by the server
+        is_behind = (connection.scalar(text(query)) or 0) <= largest
     return FoundSequence(found.schema, found.name, found.increment, found.cache, found.cycles, is_behind)
 
 
@@ -282,16 +285,16 @@ def _constraint(connection: Connection, row: Any, columns: Mapping[str, FoundCol
         column = columns[row.columns[0]]
         if column.type.startswith(_STRINGS):
             refuses = _refused(connection, row.expression, column, _VALUES[column.name])
-    fields = _fields(
-        row, columns=tuple(row.columns), referenced_columns=tuple(row.referenced_columns), refuses=refuses
-    )
+    fields = _fields(row, columns=tuple(row.columns), referenced_columns=tuple(row.referenced_columns), refuses=refuses)
     del fields["calls_others"], fields["expression"]
     return FoundConstraint(**fields)
 
 
 def _refused(connection: Connection, check: str, column: FoundColumn, values: Iterable[str]) -> tuple[str, ...]:
     """Return the values that a CHECK refuses. The server evaluates it. It calls the server's own functions only."""
-    query = f"SELECT {column.name} FROM unnest(CAST(:given AS {column.type}[])) AS given({column.name}) WHERE NOT ({check})"  # noqa: S608, E501
+    query = (
+        f"SELECT {column.name} FROM unnest(CAST(:given AS {column.type}[])) AS given({column.name}) WHERE NOT ({check})"  # noqa: S608, E501
+    )
     # A colon in the CHECK is no parameter of ours.
     statement = text(query.replace(":", r"\:").replace(r"\:given", ":given"))
     return tuple(chain.from_iterable(connection.execute(statement, {"given": list(values)})))

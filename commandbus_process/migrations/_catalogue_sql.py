@@ -58,8 +58,8 @@ ORDER BY a.attrelid, a.attnum
 
 SEQUENCE = """
 SELECT n.nspname::text AS schema, c.relname::text AS name, s.seqincrement AS increment, s.seqcache AS cache,
-    s.seqcycle AS cycles, has_sequence_privilege(c.oid, 'USAGE, SELECT') AS is_readable,
-    CASE WHEN has_sequence_privilege(c.oid, 'USAGE, SELECT') THEN pg_sequence_last_value(c.oid) END AS last_value
+    s.seqcycle AS cycles, format('%I.%I', n.nspname, c.relname) AS quoted_name,
+    has_schema_privilege(n.oid, 'USAGE') AND has_sequence_privilege(c.oid, 'SELECT') AS is_readable
 FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE s.seqrelid::bigint = :oid
 """

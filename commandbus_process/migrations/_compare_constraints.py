@@ -152,13 +152,17 @@ def _foreign_key(table: Compared, name: str, columns: tuple[str, ...], *, key_ch
     if not found.is_valid:
         validate = f"ALTER TABLE {audit} VALIDATE CONSTRAINT {quoted(found.name)}"
         return must_change(member, kind, "It is NOT VALID.", validate)
-    reasons = []
+    if "INITIALLY DEFERRED" in found.definition:
+        reason = "It is checked at the end of the transaction only. The library must know at once."
+        change = f"ALTER TABLE {audit} ALTER CONSTRAINT {quoted(found.name)} NOT DEFERRABLE"
+        return must_change(member, kind, reason, change)
+    reasons: list[str] = []
     if found.on_delete == "c":
         reasons.append("A DELETE of a process deletes its steps, too. The library deletes them first.")
     if found.on_update == "c":
         reasons.append("A change of a key changes the steps, too. The library changes no key.")
     if found.is_deferrable:
-        reasons.append("It is deferrable. The library looks for the process itself.")
+        reasons.append("It is deferrable, and checked at once unless somebody defers it.")
     if found.name != name:
         reasons.append("It has another name, and no revision needs its name.")
     return acceptable(member, kind, " ".join(reasons)) if reasons else same(member, kind)

@@ -146,16 +146,21 @@ class Compared:
         """Return the name of a column, a constraint or an index, as the report writes it."""
         return f"{self.found.name}.{name}"
 
-    def aside(self, name: str) -> str:
-        """Return a free name for an object that is in the way."""
+    def aside(self, name: str, end: str = "_before") -> str:
+        """Return a free name for an object that is in the way.
+
+        Args:
+            name: The name that it has.
+            end: What is added to it.
+        """
         taken = {*self.found.columns, *self.catalogue.others}
         taken |= {each.name for table in self.catalogue.tables.values() for each in table.indexes}
         taken |= {each.name for each in self.found.constraints}
-        free = _shortened(name, "_before")
+        free = _shortened(name, end)
         number = 1
         while free in taken:
             number += 1
-            free = _shortened(name, f"_before_{number}")
+            free = _shortened(name, f"{end}_{number}")
         return free
 
 

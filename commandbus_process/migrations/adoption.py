@@ -142,6 +142,8 @@ def _distance(catalogue: Catalogue, number: int) -> int:
 
     If a table has a column that a later revision makes, the revision is behind it. Otherwise, what must change counts.
     """
-    behind = sum(is_column_of_later(table, name) for table in _compared(catalogue, number) for name in table.found.columns)
+    behind = sum(
+        is_column_of_later(table, name) for table in _compared(catalogue, number) for name in table.found.columns
+    )
     changes = sum(each.verdict is Verdict.MUST_CHANGE for each in _compare_definitions(catalogue, number))
     return _FAR * behind + changes
