@@ -1,5 +1,6 @@
 """The name of the schema that has the tables: checked, and quoted for SQL that SQLAlchemy does not write."""
 
+import re
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -56,14 +57,20 @@ class SchemaName:
         """The name as a text in SQL."""
         return sql.Literal(self.name).as_string().strip()
 
-    def fill(self, template: str) -> str:
+    def fill(self, template: str, **others: str) -> str:
         """Put the name into SQL: `{schema}` becomes the identifier, and `{name}` the text.
 
         `str.format` would take the braces of `'{}'::jsonb` for its own. A body between two `$$` gets another mark if
-        the name has this one.
+        something that is put in has this one.
+
+        Args:
+            template: The SQL.
+            others: More that is put in, by the name that stands in braces for it: SQL that is quoted already.
         """
+        values = {"schema": self.identifier, "name": self.literal, **others}
         mark = _DOLLARS
-        while mark in self.name:
+        while any(mark in value for value in values.values()):
             mark = f"${mark.strip('$')}x$"
         filled = template.replace(_DOLLARS, mark)
-        return filled.replace("{schema}", self.identifier).replace("{name}", self.literal)
+        names = "|".join(values)
+        return re.sub(rf"\{{({names})\}}", lambda found: values[found[1]], filled)

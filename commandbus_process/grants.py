@@ -37,7 +37,6 @@ Purpose: TypeAlias = Literal["application", "reader", "purger"]
 """What a role is for."""
 
 _SCHEMA = "SCHEMA {schema}"
-_SEQUENCE = "SEQUENCE {schema}.process_audit_id_seq"
 _REVISION = f"{{schema}}.{VERSION_TABLE}"
 _PROCESS, _AUDIT = (f"{{schema}}.{table.name}" for table in (process, process_audit))
 
@@ -51,7 +50,6 @@ _RIGHTS: Mapping[str, Mapping[str, Sequence[str]]] = {
         _SCHEMA: ["USAGE"],
         _PROCESS: ["SELECT", _on("INSERT", SAVED), _on("UPDATE", WRITTEN_BY_UPDATE)],
         _AUDIT: ["SELECT", _on("INSERT", LOGGED), _on("UPDATE", REPLY)],
-        _SEQUENCE: ["USAGE"],
         _REVISION: ["SELECT"],
     },
     "reader": {_SCHEMA: ["USAGE"], _PROCESS: ["SELECT"], _AUDIT: ["SELECT"], _REVISION: ["SELECT"]},
@@ -64,8 +62,33 @@ _RIGHTS: Mapping[str, Mapping[str, Sequence[str]]] = {
 }
 
 
+# Adopted tables may have a sequence of another name, in another schema, or an identity, which needs no right. So the
+# server looks for the sequence that the default of `id` calls. pg_get_serial_sequence would find only one that belongs
+# to the column.
+_GRANT_SEQUENCE = """\
+DO $$
+DECLARE
+    sequence regclass;
+BEGIN
+    SELECT refobjid INTO sequence
+    FROM pg_catalog.pg_attribute
+    JOIN pg_catalog.pg_attrdef ON adrelid = attrelid AND adnum = attnum
+    JOIN pg_catalog.pg_depend ON classid = 'pg_catalog.pg_attrdef'::regclass AND objid = pg_attrdef.oid
+    JOIN pg_catalog.pg_class ON pg_class.oid = refobjid AND relkind = 'S'
+    WHERE attrelid = pg_catalog.to_regclass(pg_catalog.format('%I.process_audit', {name})) AND attname = 'id'
+        AND refclassid = 'pg_catalog.pg_class'::regclass;
+    IF FOUND THEN
+        EXECUTE 'GRANT USAGE ON SEQUENCE ' || sequence::text || ' TO ' || {grantee};
+    END IF;
+END
+$$"""
+
+
 def grant_statements(role: str, purpose: Purpose = "application", *, schema: str = SCHEMA) -> list[str]:
     """Return the GRANT statements for a role. The schema's owner runs them. They can be run again.
+
+    For an application, the last one is a DO block. It looks for the sequence that numbers the audit trail, whatever its
+    name is, and grants its use.
 
     Args:
         role: The role's name. Do not quote it: this function does. The role must exist.
@@ -79,9 +102,12 @@ def grant_statements(role: str, purpose: Purpose = "application", *, schema: str
         raise ValueError(f"purpose must be one of {', '.join(_RIGHTS)}")
     grantee = sql.Identifier(role).as_string()
     name = SchemaName(schema)
-    return [
+    grants = [
         f"GRANT {', '.join(rights)} ON {name.fill(target)} TO {grantee}" for target, rights in _RIGHTS[purpose].items()
     ]
+    if purpose == "application":
+        grants.append(name.fill(_GRANT_SEQUENCE, grantee=sql.Literal(grantee).as_string()))
+    return grants
 
 
 def main(arguments: list[str]) -> int:

@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
+from commandbus_process.migrations._catalogue import as_it_is
 from commandbus_process.migrations._compare_columns import converts
 from commandbus_process.migrations._compare_constraints import is_unique_on, matches
 from commandbus_process.migrations._expected import expected_layouts
@@ -13,7 +14,7 @@ from commandbus_process.models import ProcessStatus, ReplyOutcome
 from commandbus_process.tables import process, process_audit
 
 _FIRST = 5
-_HAS_INPUT_IS_VALID = 16  # the version of PostgreSQL
+_HAS_INPUT_IS_VALID = 160_000  # the version of PostgreSQL, as server_version_num
 _NAMES = {
     process.name: ("domain", "process_id"),
     process_audit.name: ("id", "domain", "process_id", "command_id"),
@@ -38,7 +39,7 @@ def look_for_broken_rows(connection: Connection, tables: Mapping[str, Compared])
             reason = f"{table.catalogue.role} may not read it, so its rows were not looked at."
             yield AdoptionObject(f"{table.found.name}: rows", "rows", Verdict.MUST_CHANGE, reason)
             continue
-        for rule in _rules(connection, table, tables):
+        for rule in _rules(table, tables):
             if rule.needs <= table.found.columns.keys():
                 found = _look(connection, table, rule)
                 if found is not None:
@@ -46,24 +47,23 @@ def look_for_broken_rows(connection: Connection, tables: Mapping[str, Compared])
 
 
 def _look(connection: Connection, table: Compared, rule: _Rule) -> AdoptionObject | None:
-    names = [name for name in _NAMES[table.found.name] if f"{quoted(name)}" in rule.query.partition(" FROM ")[0]]
     query = f"SELECT count(*) OVER () AS number, broken.* FROM ({rule.query}) AS broken LIMIT {_FIRST}"  # noqa: S608
-    rows = connection.execute(text(query.replace(":", r"\:"))).all()
+    rows = connection.execute(as_it_is(query)).mappings().all()
     if not rows:
         return None
-    first = tuple(", ".join(f"{name} {value}" for name, value in zip(names, row[1:], strict=False)) for row in rows)
+    first = tuple(", ".join(f"{name} {row[name]}" for name in row if name != "number") for row in rows)
     return AdoptionObject(
         name=f"{table.found.name}: {rule.name}",
         kind="rows",
         verdict=Verdict.MUST_CHANGE if rule.blocks else Verdict.ACCEPTABLE,
         reason=rule.reason,
-        rows=BrokenRows(int(rows[0][0]), f"{rule.query};", first),
+        rows=BrokenRows(int(rows[0]["number"]), f"{rule.query};", first),
     )
 
 
-def _rules(connection: Connection, table: Compared, tables: Mapping[str, Compared]) -> Iterator[_Rule]:
+def _rules(table: Compared, tables: Mapping[str, Compared]) -> Iterator[_Rule]:
     yield from _null_rules(table)
-    yield from _conversion_rules(connection, table)
+    yield from _conversion_rules(table)
     yield from _key_rules(table)
     if table.is_audit and process.name in tables:
         yield from _link_rules(table)
@@ -88,8 +88,7 @@ def _null_rules(table: Compared) -> Iterator[_Rule]:
             )
 
 
-def _conversion_rules(connection: Connection, table: Compared) -> Iterator[_Rule]:
-    server = connection.dialect.server_version_info or (0,)
+def _conversion_rules(table: Compared) -> Iterator[_Rule]:
     for name, expected in table.expected.columns.items():
         found = table.found.columns.get(name)
         if found is None:
@@ -103,7 +102,7 @@ def _conversion_rules(connection: Connection, table: Compared) -> Iterator[_Rule
                 _select(table, f"char_length({quoted(name)}) > {limit}"),
                 blocks=False,
             )
-        if server[0] >= _HAS_INPUT_IS_VALID and converts(found, expected.type):
+        if table.catalogue.server >= _HAS_INPUT_IS_VALID and converts(found, expected.type):
             yield _Rule(
                 f"{name} cannot become {expected.type}",
                 "The value of the column cannot be converted.",
@@ -166,6 +165,7 @@ _BROKEN = {
         "compensates::text = command_id::text",
     ),
 }
+_NUMBERS = frozenset({"smallint", "integer", "bigint", "numeric"})
 _STRICT = frozenset({"process_audit_reply_check"})
 """CHECKs that their revision makes valid at once. The others are NOT VALID on tables with rows."""
 
@@ -178,6 +178,9 @@ def _check_rules(table: Compared) -> Iterator[_Rule]:
         if any(each.is_valid and each.is_enforced for each in in_force):
             continue
         needs, condition = _BROKEN[name]
+        version = table.found.columns.get("version")
+        if "version" in needs and version is not None and version.type not in _NUMBERS:
+            continue  # it must become a number first
         # Once the revision has made it, somebody has left it NOT VALID, and it stays so.
         blocks = name in _STRICT and name not in table.expected.checks
         reason = (

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
 from commandbus_process.migrations import _catalogue_sql as queries
 from commandbus_process.models import ProcessStatus, ReplyOutcome
@@ -158,6 +158,8 @@ class Catalogue:
     """The two tables, what else has a name in their schema, and what the current role may do there."""
 
     schema: str
+    server: int
+    """Its version, as `server_version_num`: 180001."""
     role: str
     may_create: bool
     tables: Mapping[str, FoundTable]
@@ -216,12 +218,18 @@ def read_catalogue(connection: Connection, schema: str) -> Catalogue:
     others = {row.name: KINDS.get(row.kind, "relation") for row in _rows(connection, queries.OTHERS, schema=schema)}
     return Catalogue(
         schema=schema,
+        server=role.server,
         role=role.role,
         may_create=role.may_create,
         tables=tables,
         others={name: kind for name, kind in others.items() if name not in own},
         stamped=_read_stamp(connection, schema),
     )
+
+
+def as_it_is(query: str) -> TextClause:
+    """Return a query without parameters. A colon in a name is none."""
+    return text(query.replace(":", r"\:"))
 
 
 def _rows(connection: Connection, query: str, **parameters: object) -> Sequence[Any]:
@@ -270,12 +278,12 @@ def _read_sequence(connection: Connection, column: Any) -> FoundSequence:  # noq
     # read afterwards has reached it.
     largest = None
     if column.is_readable and column.type in {"bigint", "integer", "smallint"}:
-        largest = connection.scalar(text(f"SELECT max({column.quoted_name}) FROM {column.quoted_table}"))  # noqa: S608
+        largest = connection.scalar(as_it_is(f"SELECT max({column.quoted_name}) FROM {column.quoted_table}"))  # noqa: S608
     found = _rows(connection, queries.SEQUENCE, oid=column.sequence)[0]
     is_behind = False
     if largest is not None and found.is_readable:
         query = f"SELECT last_value + is_called::int FROM {found.quoted_name}"  # noqa: S608 - quoted by the server
-        is_behind = (connection.scalar(text(query)) or 0) <= largest
+        is_behind = (connection.scalar(as_it_is(query)) or 0) <= largest
     return FoundSequence(found.schema, found.name, found.increment, found.cache, found.cycles, is_behind)
 
 
@@ -292,9 +300,9 @@ def _constraint(connection: Connection, row: Any, columns: Mapping[str, FoundCol
 
 def _refused(connection: Connection, check: str, column: FoundColumn, values: Iterable[str]) -> tuple[str, ...]:
     """Return the values that a CHECK refuses. The server evaluates it. It calls the server's own functions only."""
-    query = (
-        f"SELECT {column.name} FROM unnest(CAST(:given AS {column.type}[])) AS given({column.name}) WHERE NOT ({check})"  # noqa: S608, E501
-    )
+    name = column.name
+    given = f"unnest(CAST(:given AS {column.type}[])) AS given({name})"
+    query = f"SELECT {name} FROM {given} WHERE NOT ({check})"  # noqa: S608 - the server has written the CHECK
     # A colon in the CHECK is no parameter of ours.
     statement = text(query.replace(":", r"\:").replace(r"\:given", ":given"))
     return tuple(chain.from_iterable(connection.execute(statement, {"given": list(values)})))
@@ -304,5 +312,5 @@ def _read_stamp(connection: Connection, schema: str) -> str | None:
     query = _rows(connection, queries.VERSION_TABLE, schema=schema, name=VERSION_TABLE)
     if not query:
         return None
-    revision = connection.scalar(text(f"SELECT max(version_num) FROM {query[0].quoted_name}"))  # noqa: S608
+    revision = connection.scalar(as_it_is(f"SELECT max(version_num) FROM {query[0].quoted_name}"))  # noqa: S608
     return None if revision is None else str(revision)

@@ -4,7 +4,7 @@ They run with `pg_catalog` as the search path.
 """
 
 ROLE = """
-SELECT current_user::text AS role,
+SELECT current_user::text AS role, current_setting('server_version_num')::int AS server,
     coalesce(has_schema_privilege(to_regnamespace(quote_ident(:schema))::oid, 'CREATE'), false) AS may_create
 """
 

@@ -70,29 +70,33 @@ def _primary_key(table: Compared) -> AdoptionObject:
         if not table.is_audit and any(_serves_as_key(each, columns) for each in table.found.constraints):
             return acceptable(table.member(name), kind, "There is a unique key instead.")
         return must_change(table.member(name), kind, "It is missing.", add)
-    member = table.member(found.name)
     if is_replaced:
-        # The next revision drops it, whatever it is.
         return _replaced_key(table, found)
+    reasons: list[str] = []
     if set(found.columns) != set(columns):
+        reasons.append(f"It is on ({listed(found.columns)}), not on ({listed(columns)}).")
         by_others = [f"{each.name} of {each.table}" for each in table.found.foreign if each.uses_primary_key]
-        reason = f"It is on ({listed(found.columns)}), not on ({listed(columns)})."
         if by_others:
-            reason += f" Drop the foreign keys that refer to it first: {', '.join(by_others)}."
-        first = () if table.is_audit else drop_links(table.catalogue)
-        return must_change(member, kind, reason, *first, table.alter(f"DROP CONSTRAINT {quoted(found.name)}"), add)
+            reasons.append(f"Drop the foreign keys that refer to it first: {', '.join(by_others)}.")
     if found.is_deferrable:
+        reasons.append("It is deferrable. ON CONFLICT takes no such key.")
+    if reasons:
         first = () if table.is_audit else drop_links(table.catalogue)
-        reason = "It is deferrable. ON CONFLICT takes no such key."
-        return must_change(member, kind, reason, *first, table.alter(f"DROP CONSTRAINT {quoted(found.name)}"), add)
+        drop = table.alter(f"DROP CONSTRAINT {quoted(found.name)}")
+        return must_change(table.member(found.name), kind, " ".join(reasons), *first, drop, add)
     if found.columns != columns:
-        return acceptable(member, kind, "Its columns have another order, which serves the same rows.")
+        reasons.append("Its columns have another order, which serves the same rows.")
     if found.name != name:
-        return acceptable(member, kind, "It has another name, and no revision needs its name.")
-    return same(member, kind)
+        reasons.append("It has another name, and no revision needs its name.")
+    return _fine(table.member(found.name), kind, reasons)
+
+
+def _fine(member: str, kind: str, reasons: list[str]) -> AdoptionObject:
+    return acceptable(member, kind, " ".join(reasons)) if reasons else same(member, kind)
 
 
 def _replaced_key(table: Compared, found: FoundConstraint) -> AdoptionObject:
+    """Judge a primary key that the next revision drops, whatever it is."""
     columns = table.expected.primary_key[1]
     member, kind = table.member(found.name), "primary key"
     others = [each for each in table.found.foreign if each.uses_primary_key]
@@ -101,7 +105,7 @@ def _replaced_key(table: Compared, found: FoundConstraint) -> AdoptionObject:
         return must_change(
             member,
             kind,
-            f"Revision {REVISIONS[table.number + 1]} replaces it, and {names} refers to it. Drop this foreign key first. "
+            f"Revision {REVISIONS[table.number + 1]} replaces it, and {names} refers to it. Drop that key first. "
             f"After the upgrade, make a unique key on ({listed(found.columns)}), and the foreign key again.",
             *(f"ALTER TABLE {each.table} DROP CONSTRAINT {quoted(each.name)}" for each in others),
         )
@@ -135,9 +139,9 @@ def _foreign_key(table: Compared, name: str, columns: tuple[str, ...], *, key_ch
     audit = table.name
     referenced = f"{quoted(table.catalogue.schema, process.name)} ({listed(columns)})"
     # NOT VALID first: the rows are then read while everybody goes on writing.
+    definition = f"FOREIGN KEY ({listed(columns)}) REFERENCES {referenced}"
     add = (
-        f"ALTER TABLE {audit} ADD CONSTRAINT {quoted(name)} FOREIGN KEY ({listed(columns)}) REFERENCES {referenced} "
-        "NOT VALID",
+        f"ALTER TABLE {audit} ADD CONSTRAINT {quoted(name)} {definition} NOT VALID",
         f"ALTER TABLE {audit} VALIDATE CONSTRAINT {quoted(name)}",
     )
     found = next((each for each in table.found.constraints if _is_link(each, columns)), None)
@@ -165,7 +169,7 @@ def _foreign_key(table: Compared, name: str, columns: tuple[str, ...], *, key_ch
         reasons.append("It is deferrable, and checked at once unless somebody defers it.")
     if found.name != name:
         reasons.append("It has another name, and no revision needs its name.")
-    return acceptable(member, kind, " ".join(reasons)) if reasons else same(member, kind)
+    return _fine(member, kind, reasons)
 
 
 def _is_link(found: FoundConstraint, columns: tuple[str, ...]) -> bool:
@@ -195,25 +199,26 @@ def _index(table: Compared, name: str, definition: str) -> AdoptionObject:
     member, kind = table.member(name), "index"
     named = next((each for each in table.found.indexes if each.name == name), None)
     alike = [each for each in table.found.indexes if each.definition == definition and each.is_valid]
-    create = f"CREATE INDEX CONCURRENTLY {quoted(name)} ON {table.name} USING {definition}"
     if named is not None and named in alike:
         return same(member, kind)
     if name not in table.newest.indexes:
+        reason = "It is missing. A later revision would drop it."
         if named is not None:
-            return acceptable(member, kind, "It is another index. A later revision drops it.")
-        if alike:
-            return acceptable(member, kind, f"Its name is {alike[0].name}. It stays, although nothing needs it later.")
-        return acceptable(member, kind, "It is missing. A later revision would drop it.")
+            reason = "It is another index. A later revision drops it."
+        elif alike:
+            reason = f"Its name is {alike[0].name}. It stays, although nothing needs it later."
+        return acceptable(member, kind, reason)
+    create = f"CREATE INDEX CONCURRENTLY {quoted(name)} ON {table.name} USING {definition}"
     if named is not None:
         drop = f"DROP INDEX CONCURRENTLY {quoted(table.catalogue.schema, name)}"
         if named.is_of_constraint:
             drop = table.alter(f"DROP CONSTRAINT {quoted(name)}")
         reason = "It is another index." if named.is_valid else "It was not built to its end."
         return must_change(member, kind, reason, drop, create)
-    for each in alike:
-        if not each.is_unique:
-            rename = f"ALTER INDEX {quoted(table.catalogue.schema, each.name)} RENAME TO {quoted(name)}"
-            return must_change(member, kind, f"Its name is {each.name}.", rename)
+    renamed = next((each for each in alike if not each.is_unique), None)
+    if renamed is not None:
+        rename = f"ALTER INDEX {quoted(table.catalogue.schema, renamed.name)} RENAME TO {quoted(name)}"
+        return must_change(member, kind, f"Its name is {renamed.name}.", rename)
     return must_change(member, kind, "It is missing. It cannot be built in a transaction.", create)
 
 

@@ -10,7 +10,8 @@ from commandbus_process.migrations._catalogue import Catalogue, FoundTable
 from commandbus_process.migrations._expected import REVISIONS, ExpectedTable, expected_layouts
 from commandbus_process.tables import process, process_audit
 
-_PREPARER = postgresql.dialect().identifier_preparer
+# Without psycopg's style of parameters, for which a percent sign would be doubled.
+_PREPARER = postgresql.dialect(paramstyle="named").identifier_preparer  # type: ignore[no-untyped-call]
 _LONGEST_NAME = 63  # bytes
 
 

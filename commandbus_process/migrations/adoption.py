@@ -18,9 +18,15 @@ from commandbus_process.migrations._broken_rows import look_for_broken_rows
 from commandbus_process.migrations._catalogue import TABLES, Catalogue, read_catalogue, search_path_pinned
 from commandbus_process.migrations._compare_columns import compare_columns, is_column_of_later, key_changes_type
 from commandbus_process.migrations._compare_constraints import compare_constraints
-from commandbus_process.migrations._compare_tables import compare_schema, compare_stamp, compare_table, stands_in
+from commandbus_process.migrations._compare_tables import (
+    compare_schema,
+    compare_stamp,
+    compare_table,
+    missing_table,
+    stands_in,
+)
 from commandbus_process.migrations._expected import REVISIONS
-from commandbus_process.migrations._verdicts import AdoptionObject, BrokenRows, Compared, Verdict, must_change
+from commandbus_process.migrations._verdicts import AdoptionObject, BrokenRows, Compared, Verdict
 
 __all__ = ["Adoption", "AdoptionObject", "BrokenRows", "Verdict", "compare", "run"]
 
@@ -85,9 +91,8 @@ def compare(connection: Connection, schema: str = "commandbus") -> Adoption:
     """
     with search_path_pinned(connection):
         catalogue = read_catalogue(connection, schema)
-        missing = [must_change(name, "table", "It is missing.") for name in TABLES if name not in catalogue.tables]
-        if len(missing) == len(TABLES):
-            return Adoption(schema, None, tuple(missing))
+        if not catalogue.tables:
+            return Adoption(schema, None, ())
         in_place = [found for each in catalogue.tables.values() if (found := stands_in(each)) is not None]
         number = min(reversed(range(len(REVISIONS))), key=lambda each: _distance(catalogue, each))
         tables = _compared(catalogue, number)
@@ -95,8 +100,8 @@ def compare(connection: Connection, schema: str = "commandbus") -> Adoption:
             schema=schema,
             revision=REVISIONS[number],
             objects=(
-                *missing,
                 *in_place,
+                *(missing_table(catalogue, name, number) for name in TABLES if name not in catalogue.tables),
                 *compare_schema(catalogue),
                 *_compare_definitions(catalogue, number),
                 *look_for_broken_rows(connection, {each.found.name: each for each in tables}),

@@ -3,14 +3,14 @@
 from tests.postgres.adoption.variations import (
     AUDIT,
     LINK,
+    LINKED,
+    NO_NUMBER_DEFAULT,
     PROCESS,
     UNLINKED,
-    LINKED,
     WHOLE,
     Variation,
     alter,
     retyped,
-    NO_NUMBER_DEFAULT,
 )
 
 TOUCH = """

@@ -14,7 +14,6 @@ from tests.support.everything import do_everything
 from tests.support.schema import VERSIONS, adopted, seed
 
 HEAD = REVISIONS[-1]
-STATE = "a state that no report may quote"
 
 
 def make(url: str, variation: Variation) -> None:

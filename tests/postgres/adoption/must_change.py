@@ -27,11 +27,13 @@ AGAIN = (
     "INSERT INTO commandbus.process_audit (domain, process_id, step_name, command_id, command_type, sent_at) "
     f"VALUES ('orders', '{FIRST}', 'again', '{COMMAND}', 'Reserve', now());"
 )
-VIRTUAL = (
-    "DO $$ BEGIN EXECUTE CASE WHEN current_setting('server_version_num')::int >= 180000 "
-    "THEN 'ALTER TABLE commandbus.process ADD error_code varchar(255) GENERATED ALWAYS AS (''none'') VIRTUAL' "
-    "ELSE 'ALTER TABLE commandbus.process ADD error_code varchar(255) GENERATED ALWAYS AS (''none'') STORED' END; END $$;"
-)
+# Older servers know stored ones only.
+VIRTUAL = """
+DO $$ BEGIN
+    EXECUTE 'ALTER TABLE commandbus.process ADD error_code varchar(255) GENERATED ALWAYS AS (''none'') '
+        || CASE WHEN current_setting('server_version_num')::int >= 180000 THEN 'VIRTUAL' ELSE 'STORED' END;
+END $$
+"""
 
 TYPES = {
     "times without a zone": Variation(
@@ -48,7 +50,9 @@ TYPES = {
         alter(PROCESS, "ALTER current_step TYPE varchar(100)"), "process.current_step", because="100 characters"
     ),
     "padded names": Variation(alter(PROCESS, "ALTER status TYPE char(20)"), "process.status"),
-    "json": Variation(alter(PROCESS, "ALTER state DROP DEFAULT", "ALTER state TYPE json USING state::json"), "process.state"),
+    "json": Variation(
+        alter(PROCESS, "ALTER state DROP DEFAULT", "ALTER state TYPE json USING state::json"), "process.state"
+    ),
     "json as text": Variation(
         alter(PROCESS, "ALTER state DROP DEFAULT", "ALTER state TYPE text", "ALTER state SET DEFAULT '{}'"),
         "process.state",
@@ -251,7 +255,7 @@ KEYS = {
         "DROP INDEX commandbus.idx_process_status_created", "process.idx_process_status_created", "index", at="0005"
     ),
     "another index": Variation(
-        "DROP INDEX commandbus.idx_process_deadline; CREATE INDEX idx_process_deadline ON commandbus.process (deadline)",
+        "DROP INDEX commandbus.idx_process_deadline;CREATE INDEX idx_process_deadline ON commandbus.process (deadline)",
         "process.idx_process_deadline",
         "index",
         at="0005",
