@@ -12,6 +12,8 @@ from commandbus_process.migrations._verdicts import (
     Verdict,
     acceptable,
     drop_links,
+    links,
+    locked,
     must_change,
     quoted,
     same,
@@ -91,9 +93,10 @@ def _compare(table: Compared, found: FoundColumn, expected: ExpectedColumn) -> A
     is_number = table.is_audit and found.name == _NUMBER
     in_default = _SAME if is_number else _judge_default(found, expected)
     findings = [in_type, _judge_nullability(found, expected), in_default]
-    first = drop_links(table.catalogue) if in_type.changes_type and found.name in _KEY else ()
     actions = [action for finding in findings for action in finding.actions]
-    statements = [*first, table.alter(*actions)] if actions else []
+    statements = [table.alter(*actions)] if actions else []
+    if in_type.changes_type and found.name in _KEY and links(table.catalogue):
+        statements = [*locked(table.catalogue, *drop_links(table.catalogue), *statements)]
     if is_number:
         numbered, more = _judge_numbers(table, found)
         findings.append(numbered)

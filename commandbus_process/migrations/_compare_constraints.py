@@ -11,6 +11,7 @@ from commandbus_process.migrations._verdicts import (
     acceptable,
     drop_links,
     listed,
+    locked,
     must_change,
     quoted,
     same,
@@ -64,12 +65,12 @@ def _primary_key(table: Compared) -> AdoptionObject:
     name, columns = table.expected.primary_key
     found = table.found.primary_key()
     kind = "primary key"
-    add = table.alter(f"ADD CONSTRAINT {quoted(name)} PRIMARY KEY ({listed(columns)})")
+    build, add = _key_by_index(table, name, "PRIMARY KEY", columns)
     is_replaced = table.number < len(REVISIONS) - 1 and table.newest.primary_key[1] != columns
     if found is None:
         if not table.is_audit and any(_serves_as_key(each, columns) for each in table.found.constraints):
             return acceptable(table.member(name), kind, "There is a unique key instead.")
-        return must_change(table.member(name), kind, "It is missing.", add)
+        return must_change(table.member(name), kind, "It is missing.", build, table.alter(add))
     if is_replaced:
         return _replaced_key(table, found)
     reasons: list[str] = []
@@ -82,13 +83,21 @@ def _primary_key(table: Compared) -> AdoptionObject:
         reasons.append("It is deferrable. ON CONFLICT takes no such key.")
     if reasons:
         first = () if table.is_audit else drop_links(table.catalogue)
-        drop = table.alter(f"DROP CONSTRAINT {quoted(found.name)}")
-        return must_change(table.member(found.name), kind, " ".join(reasons), *first, drop, add)
+        replace = table.alter(f"DROP CONSTRAINT {quoted(found.name)}", add)
+        statements = locked(table.catalogue, *first, replace)
+        return must_change(table.member(found.name), kind, " ".join(reasons), build, *statements)
     if found.columns != columns:
         reasons.append("Its columns have another order, which serves the same rows.")
     if found.name != name:
         reasons.append("It has another name, and no revision needs its name.")
     return _fine(table.member(found.name), kind, reasons)
+
+
+def _key_by_index(table: Compared, name: str, kind: str, columns: tuple[str, ...]) -> tuple[str, str]:
+    """Return what builds the index of a key, while everybody goes on writing, and the action that makes it a key."""
+    free = quoted(table.aside(name, "_new"))
+    build = f"CREATE UNIQUE INDEX CONCURRENTLY {free} ON {table.name} ({listed(columns)})"
+    return build, f"ADD CONSTRAINT {quoted(name)} {kind} USING INDEX {free}"
 
 
 def _fine(member: str, kind: str, reasons: list[str]) -> AdoptionObject:
@@ -120,35 +129,34 @@ def _serves_as_key(found: FoundConstraint, columns: tuple[str, ...]) -> bool:
 
 def _unique_key(table: Compared, name: str, columns: tuple[str, ...]) -> AdoptionObject:
     member, kind = table.member(name), "unique key"
-    add = table.alter(f"ADD CONSTRAINT {quoted(name)} UNIQUE ({listed(columns)})")
+    build, add = _key_by_index(table, name, "UNIQUE", columns)
     named = next((each for each in table.found.constraints if each.name == name), None)
     if named is not None:
         if _serves_as_key(named, columns):
             return same(member, kind)
         reason = f"It is {named.definition}."
-        return must_change(member, kind, reason, table.alter(f"DROP CONSTRAINT {quoted(name)}"), add)
+        return must_change(member, kind, reason, build, table.alter(f"DROP CONSTRAINT {quoted(name)}", add))
     for each in table.found.constraints:
         if _serves_as_key(each, columns):
             rename = f"RENAME CONSTRAINT {quoted(each.name)} TO {quoted(name)}"
             return must_change(member, kind, f"Its name is {each.name}.", table.alter(rename))
-    return must_change(member, kind, "It is missing. Redelivery is harmless because of it.", add)
+    return must_change(member, kind, "It is missing. Redelivery is harmless because of it.", build, table.alter(add))
 
 
 def _foreign_key(table: Compared, name: str, columns: tuple[str, ...], *, key_changes_type: bool) -> AdoptionObject:
     kind = "foreign key"
     audit = table.name
     referenced = f"{quoted(table.catalogue.schema, process.name)} ({listed(columns)})"
-    # NOT VALID first: the rows are then read while everybody goes on writing.
     definition = f"FOREIGN KEY ({listed(columns)}) REFERENCES {referenced}"
-    add = (
-        f"ALTER TABLE {audit} ADD CONSTRAINT {quoted(name)} {definition} NOT VALID",
-        f"ALTER TABLE {audit} VALIDATE CONSTRAINT {quoted(name)}",
-    )
+    add = f"ALTER TABLE {audit} ADD CONSTRAINT {quoted(name)} {definition} NOT VALID"
+    # By itself: the rows are read while everybody goes on writing.
+    validate = f"ALTER TABLE {audit} VALIDATE CONSTRAINT {quoted(name)}"
     found = next((each for each in table.found.constraints if _is_link(each, columns)), None)
     if found is None:
-        return must_change(table.member(name), kind, "It is missing.", *drop_links(table.catalogue), *add)
+        statements = locked(table.catalogue, *drop_links(table.catalogue), add)
+        return must_change(table.member(name), kind, "It is missing.", *statements, validate)
     member = table.member(found.name)
-    replace = (f"ALTER TABLE {audit} DROP CONSTRAINT IF EXISTS {quoted(found.name)}", *add)
+    replace = (*locked(table.catalogue, *drop_links(table.catalogue), add), validate)
     if key_changes_type:
         return must_change(member, kind, "The statements above drop it, because its columns change.", *replace)
     if not found.is_enforced or found.on_delete in "nd" or found.on_update in "nd":
@@ -159,7 +167,7 @@ def _foreign_key(table: Compared, name: str, columns: tuple[str, ...], *, key_ch
     if "INITIALLY DEFERRED" in found.definition:
         reason = "It is checked at the end of the transaction only. The library must know at once."
         change = f"ALTER TABLE {audit} ALTER CONSTRAINT {quoted(found.name)} NOT DEFERRABLE"
-        return must_change(member, kind, reason, change)
+        return must_change(member, kind, reason, *locked(table.catalogue, change))
     reasons: list[str] = []
     if found.on_delete == "c":
         reasons.append("A DELETE of a process deletes its steps, too. The library deletes them first.")
@@ -180,11 +188,11 @@ def _is_link(found: FoundConstraint, columns: tuple[str, ...]) -> bool:
 def _check(table: Compared, name: str, definition: str) -> AdoptionObject:
     member, kind = table.member(name), "CHECK"
     named = next((each for each in table.found.constraints if each.name == name), None)
-    add = table.alter(f"ADD CONSTRAINT {quoted(name)} {definition} NOT VALID")
+    add = f"ADD CONSTRAINT {quoted(name)} {definition} NOT VALID"
     if named is not None:
         if named.kind != "c" or not matches(named.definition, definition) or not named.is_enforced:
-            drop = table.alter(f"DROP CONSTRAINT {quoted(name)}")
-            return must_change(member, kind, f"It is {named.definition}.", drop, add)
+            replace = table.alter(f"DROP CONSTRAINT {quoted(name)}", add)
+            return must_change(member, kind, f"It is {named.definition}.", replace)
         if not named.is_valid:
             return acceptable(member, kind, "It is NOT VALID. It holds for each row that is written from now on.")
         return same(member, kind)
@@ -192,7 +200,7 @@ def _check(table: Compared, name: str, definition: str) -> AdoptionObject:
         if each.kind == "c" and matches(each.definition, definition) and each.is_enforced:
             rename = f"RENAME CONSTRAINT {quoted(each.name)} TO {quoted(name)}"
             return must_change(member, kind, f"Its name is {each.name}.", table.alter(rename))
-    return must_change(member, kind, "It is missing.", add)
+    return must_change(member, kind, "It is missing.", table.alter(add))
 
 
 def _index(table: Compared, name: str, definition: str) -> AdoptionObject:

@@ -182,3 +182,13 @@ def drop_links(catalogue: Catalogue) -> tuple[str, ...]:
     """Return the statements that drop them. They may be run again."""
     audit = quoted(catalogue.schema, process_audit.name)
     return tuple(f"ALTER TABLE {audit} DROP CONSTRAINT IF EXISTS {quoted(name)}" for name in links(catalogue))
+
+
+def locked(catalogue: Catalogue, *statements: str) -> tuple[str, ...]:
+    """Return statements that use both tables, in a transaction that locks them first.
+
+    A foreign key is changed from the audit trail to `process`. Writers go the other way, so one of the two could be
+    ended by a deadlock.
+    """
+    tables = ", ".join(quoted(catalogue.schema, name) for name in (process.name, process_audit.name))
+    return ("BEGIN", f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE", *statements, "COMMIT")

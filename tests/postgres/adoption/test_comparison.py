@@ -255,7 +255,7 @@ def test_a_command_that_is_logged_twice_names_its_entries(empty_database_url: st
             Verdict.MUST_CHANGE,
         ),
         (
-            f"ALTER TABLE {PROCESS} DROP CONSTRAINT process_pkey CASCADE; INSERT INTO {PROCESS} SELECT * FROM {PROCESS}",
+            f"ALTER TABLE {PROCESS} DROP CONSTRAINT process_pkey CASCADE; INSERT INTO {PROCESS} TABLE {PROCESS}",
             "process: several rows with the same domain, process_id",
             Verdict.MUST_CHANGE,
         ),
