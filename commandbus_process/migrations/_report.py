@@ -17,7 +17,9 @@ def as_text(schema: str, revision: str | None, objects: Sequence[AdoptionObject]
     parts = [f'The tables in the schema "{schema}" are nearest to revision {revision}.']
     parts += _section("Must change", must_change)
     parts += _section("Acceptable", [each for each in objects if each.verdict is Verdict.ACCEPTABLE])
-    names = [each.name for each in objects if each.verdict is Verdict.SAME]
+    # A column has its table in its name; the table itself needs its kind.
+    same = [each for each in objects if each.verdict is Verdict.SAME]
+    names = [each.name if "." in each.name else f"{each.name} ({each.kind})" for each in same]
     parts.append(f"Same ({len(names)})\n{_paragraph(', '.join(names))}")
     parts.append(_end(revision, must_change))
     return "\n\n".join(parts)

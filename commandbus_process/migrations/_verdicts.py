@@ -50,7 +50,7 @@ class AdoptionObject:
         kind: What it is: `table`, `column`, `index`, `rows` …
         verdict: Whether it must change.
         reason: Why. Empty if it is the same.
-        statement: The SQL that changes it, if it must and SQL can. It may be several statements.
+        statement: The SQL that changes it, if it must and SQL can. It may be several statements, one on each line.
         rows: The rows that are in the way, if the object is about rows.
     """
 

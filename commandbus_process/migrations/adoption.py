@@ -41,7 +41,7 @@ class Adoption:
     Attributes:
         schema: The schema that was looked at.
         revision: The revision that the tables are nearest to. `None` if there are no tables.
-        objects: Each object, with what must happen to it. Their statements can be run in this order.
+        objects: Each object, with what must happen to it. Their statements are run in this order.
     """
 
     schema: str
@@ -55,8 +55,9 @@ class Adoption:
 
     @property
     def statements(self) -> tuple[str, ...]:
-        """The statements of what must change, in the order in which they are run."""
-        return tuple(each.statement for each in self.objects if each.statement is not None)
+        """The statements of what must change, one by one, in the order in which they are run."""
+        scripts = [each.statement for each in self.objects if each.statement is not None]
+        return tuple(statement for script in scripts for statement in script.splitlines())
 
     def of(self, verdict: Verdict) -> Iterator[AdoptionObject]:
         """Return the objects with this verdict."""

@@ -49,9 +49,8 @@ def named(found: Adoption, name: str, kind: str) -> AdoptionObject:
 def run_statements(url: str, found: Adoption) -> None:
     """Run what the report prints, as a person would: statement by statement, outside a transaction."""
     with psycopg.connect(url, autocommit=True) as connection:
-        for script in found.statements:
-            for statement in script.splitlines():
-                connection.execute(statement.encode())
+        for statement in found.statements:
+            connection.execute(statement.encode())
 
 
 async def adopt_and_use(url: str, found: Adoption) -> None:

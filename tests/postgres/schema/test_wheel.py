@@ -5,6 +5,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+from tests.support.databases import async_url
 from tests.support.wheel import build_wheel
 
 
@@ -18,6 +19,10 @@ from commandbus_process import migrations
 assert migrations.__file__.startswith({str(tmp_path)!r})
 command.upgrade(migrations.alembic_config({empty_database_url!r}), "head")
 command.check(migrations.alembic_config({empty_database_url!r}))
+from commandbus_process.migrations.adoption import compare
+from sqlalchemy import create_engine
+with create_engine({async_url(empty_database_url)!r}).connect() as connection:
+    assert compare(connection).fits
 """
     result = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
