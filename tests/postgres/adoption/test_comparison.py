@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from uuid import UUID
 
 import psycopg
@@ -16,7 +16,7 @@ from commandbus_process.migrations._expected import REVISIONS
 from commandbus_process.migrations.adoption import Verdict, compare, run
 from tests.postgres.adoption.adopting import HEAD, adopt_and_use, compared, make, named, run_statements
 from tests.postgres.adoption.variations import AUDIT, PROCESS, Variation, alter
-from tests.support.databases import VERSIONS, as_role, async_url, execute, fresh_database
+from tests.support.databases import VERSIONS, Server, as_role, async_url, execute, fresh_database
 from tests.support.schema import BASELINE, FIRST, STEP, seed
 
 UNTOLD = "hunter2"
@@ -24,8 +24,7 @@ UNTOLD = "hunter2"
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("revision", REVISIONS)
-def test_each_revision_is_recognised(servers: object, version: object, revision: str) -> None:
-    assert callable(servers)
+def test_each_revision_is_recognised(servers: Callable[[object], Server], version: object, revision: str) -> None:
     with fresh_database(servers(version).url) as url:
         command.upgrade(alembic_config(url), revision)
         found = compared(url)
@@ -35,8 +34,7 @@ def test_each_revision_is_recognised(servers: object, version: object, revision:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_tables_made_by_hand_fit(servers: object, version: object) -> None:
-    assert callable(servers)
+def test_the_tables_made_by_hand_fit(servers: Callable[[object], Server], version: object) -> None:
     with fresh_database(servers(version).url) as url:
         seed(url)
         found = compared(url)
