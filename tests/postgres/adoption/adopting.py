@@ -46,9 +46,10 @@ def named(found: Adoption, name: str, kind: str) -> AdoptionObject:
     return only
 
 
-def run_statements(url: str, found: Adoption) -> None:
+def run_statements(url: str, found: Adoption, *, zone: str = "UTC") -> None:
     """Run what the report prints, as a person would: statement by statement, outside a transaction."""
     with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"SET TIME ZONE '{zone}'".encode())
         for statement in found.statements:
             connection.execute(statement.encode())
 
