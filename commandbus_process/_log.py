@@ -11,12 +11,26 @@ logger = logging.getLogger("commandbus_process")
 # `extra` must not use a name of LogRecord's own attributes, such as `process`: logging would raise KeyError.
 
 
-def retried(attempt: int, sqlstate: str | None, key: tuple[str, UUID] | None) -> None:
-    """Report that a method without `conn` lost a race and runs again. This is normal under load, so it is DEBUG."""
+def retried(
+    attempt: int,
+    sqlstate: str | None,
+    key: tuple[str, UUID] | None,
+    *,
+    in_recovery: bool = False,
+) -> None:
+    """Report that a method without `conn` lost a race and runs again. This is normal under load, so it is DEBUG.
+
+    Args:
+        attempt: The number of the attempt that lost, from 1.
+        sqlstate: The server's code.
+        key: The process, if the method is about one.
+        in_recovery: Whether it lost to the recovery of a standby, and not to another transaction.
+    """
     domain, process_id = key or (None, None)
     logger.debug(
-        "attempt %d lost a race with another transaction (%s); it is run again",
+        "attempt %d %s (%s); it is run again",
         attempt,
+        "was in the way of a standby's recovery" if in_recovery else "lost a race with another transaction",
         sqlstate,
         extra={"attempt": attempt, "sqlstate": sqlstate, "domain": domain, "process_id": process_id},
     )

@@ -285,6 +285,36 @@ class DeadlockError(TransactionConflictError):
         super().__init__("40P01", "was in a deadlock with another one")
 
 
+class RecoveryConflictError(TransactionConflictError):
+    """A standby cancelled a read that was in the way of what its primary had sent (SQLSTATE 40001 or 40P01).
+
+    The primary removed rows that the read still needed, or locked their table. Nothing is wrong with the process, and
+    no other transaction changed it. The standby may end the session, too, if your transaction was idle meanwhile.
+    """
+
+    def __init__(self, sqlstate: str) -> None:
+        super().__init__(sqlstate, "was in the way of the recovery of a standby")
+
+
+class ReadOnlyServerError(ProcessRepositoryError):
+    """The server takes no writes and no locks: it is a standby, or the transaction is read-only. Nothing was written.
+
+    The server's code is 25006. Your transaction is aborted, or rolled back to a savepoint after the bulk methods.
+    Without `conn`, and in `run_in_transaction`, a connection to such a server is closed and not given back to the pool.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the server is a standby, or the transaction is read-only; nothing was written; connect to the primary, for "
+            "example with target_session_attrs=read-write, and run the whole transaction again on a new connection"
+        )
+
+    @property
+    def retryable(self) -> bool:
+        """True: after a failover, a new connection leads to the new primary."""
+        return True
+
+
 class StepError(ProcessError):
     """Base of the errors about one step of a process.
 

@@ -21,7 +21,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if isinstance(item, pytest.Function) and not {"servers", "own_server"}.isdisjoint(item.fixturenames):
+        if isinstance(item, pytest.Function) and not {"servers", "own_server", "own_replicas"}.isdisjoint(
+            item.fixturenames
+        ):
             item.add_marker("database")
 
 

@@ -12,6 +12,7 @@ from commandbus_process import _log
 from commandbus_process._arguments import LIMIT, checked
 from commandbus_process.errors import InvalidInputError, ProcessRepositoryError
 from commandbus_process.postgres._database import check_engine
+from commandbus_process.postgres._standby import READ_ONLY
 from commandbus_process.postgres._transaction import (
     RUN_AGAIN,
     get_sqlstate,
@@ -49,6 +50,8 @@ async def run_in_transaction(
 
     - an error of this package that is `retryable`;
     - a serialization failure or a deadlock (SQLSTATE 40001, 40P01) in one of your own statements, or in the COMMIT;
+    - a write on a server that only reads (SQLSTATE 25006). Its connection is closed, and the next one may lead to the
+      new primary;
     - an `ExceptionGroup` that has only such errors.
 
     Before each new attempt there is a random pause, which grows with each attempt. After any other error, and after a
@@ -65,7 +68,8 @@ async def run_in_transaction(
 
     Raises:
         ProcessRepositoryError: The last attempt lost, too. This is the error of that attempt. If it was an error of
-            SQLAlchemy, it is a `TransactionConflictError` or `DeadlockError` that is chained to it.
+            SQLAlchemy, it is a `TransactionConflictError`, `DeadlockError` or `ReadOnlyServerError` that is chained to
+            it.
         InvalidInputError: `attempts` is less than 1. Or `work` returned, but its transaction cannot be committed: it
             ended the transaction itself, or caught the error that aborted it. Then nothing is committed, except what
             `work` itself committed.
@@ -104,7 +108,7 @@ def _conflict_in(error: BaseException) -> ProcessRepositoryError | None:
     if isinstance(error, ProcessRepositoryError):
         return error if error.retryable else None
     if isinstance(error, DBAPIError):
-        return translate_conflict(error, None, None) if get_sqlstate(error) in RUN_AGAIN else None
+        return translate_conflict(error, None, None) if get_sqlstate(error) in {*RUN_AGAIN, READ_ONLY} else None
     if isinstance(error, ExceptionGroup):
         conflicts = [_conflict_in(each) for each in cast("ExceptionGroup[Exception]", error).exceptions]
         return None if None in conflicts else conflicts[0]

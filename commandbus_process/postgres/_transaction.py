@@ -23,9 +23,12 @@ from commandbus_process.errors import (
     InvalidInputError,
     ProcessLockedError,
     ProcessRepositoryError,
+    ReadOnlyServerError,
+    RecoveryConflictError,
     SchemaTooOldError,
     TransactionConflictError,
 )
+from commandbus_process.postgres import _standby
 from commandbus_process.postgres._database import Database, Tables, check_connection
 from commandbus_process.postgres._storable import NOT_IN_ENCODING, PROGRAM_LIMIT_EXCEEDED, encodable_texts, limit_error
 from commandbus_process.tables import REVISION
@@ -76,6 +79,8 @@ async def run(
         ConcurrentUpdateError: Another transaction changed the process, and PostgreSQL aborted this one.
         DeadlockError: PostgreSQL aborted this transaction to end a deadlock.
         ProcessLockedError: A `lock_timeout` ended the wait for a lock.
+        ReadOnlyServerError: `work` writes or locks, and the server or the transaction is read-only.
+        RecoveryConflictError: A standby cancelled `work`; without `conn`, 5 times.
         TransactionConflictError: Like ConcurrentUpdateError, if `work` is not about a single process.
         SchemaTooOldError: The schema lacks a table or a column.
         InvalidInputError: A text has a character that an encoding lacks, or is too long for the server. Or the caller's
@@ -99,13 +104,15 @@ async def run(
             return await greenlet_spawn(_run_on, conn.sync_connection, work_on)
         except DBAPIError as error:
             sqlstate = get_sqlstate(error)
-            if conn is not None or sqlstate not in RUN_AGAIN or attempt == ATTEMPTS:
+            in_recovery = _standby.is_recovery_conflict(error)
+            attempts = _standby.ATTEMPTS if in_recovery else ATTEMPTS
+            if conn is not None or sqlstate not in RUN_AGAIN or attempt >= attempts:
                 _raise_translated(error, key, expected_version)
             clear_frames(error.__traceback__)
         except ProcessRepositoryError as error:
             clear_frames(error.__traceback__)
             raise
-        _log.retried(attempt, sqlstate, key)
+        _log.retried(attempt, sqlstate, key, in_recovery=in_recovery)
         await pause(attempt)
 
 
@@ -134,6 +141,9 @@ async def transaction(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
                 await connection.run_sync(_set_autocommit, autocommit=False)
             async with connection.begin():
                 yield connection
+        except (DBAPIError, ReadOnlyServerError) as error:
+            await connection.run_sync(_standby.leave_if_read_only, error)
+            raise
         finally:
             if was_in_autocommit:
                 await connection.run_sync(_give_back, autocommit=True)
@@ -300,7 +310,7 @@ def _borrow_and_run(engine: Engine, work: Callable[[Connection], ResultT]) -> Re
     SQLAlchemy still fires the events of a transaction, but its BEGIN and COMMIT send nothing. The connection goes back
     to the pool as it was borrowed. If that fails, it is closed.
     """
-    with engine.connect() as connection, connection.begin():
+    with engine.connect() as connection, _standby.LeftIfReadOnly(connection), connection.begin():
         if not _can_autocommit(connection):
             return _run_on(connection, work)
         try:
@@ -364,6 +374,10 @@ def translate_conflict(
 ) -> ProcessRepositoryError | None:
     """Return the error of this package for a conflict that PostgreSQL found; `None` if it is something else."""
     sqlstate = get_sqlstate(error)
+    if sqlstate == _standby.READ_ONLY:
+        return ReadOnlyServerError()
+    if _standby.is_recovery_conflict(error):
+        return RecoveryConflictError(sqlstate or SERIALIZATION_FAILURE)
     if sqlstate == DEADLOCK_DETECTED:
         return DeadlockError()
     if sqlstate == SERIALIZATION_FAILURE:

@@ -176,15 +176,22 @@ class Load:
                 except OperationalError:
                     await asyncio.sleep(0.01)
 
-    async def _start(self, write: Write) -> None:
-        process = _new_process(self.ledger.domain, write)
+    async def in_transaction(self, work: Callable[[AsyncConnection], Awaitable[None]]) -> None:
+        """Run what a worker does on a connection, and commit it."""
         async with self._engine.begin() as connection:
+            await work(connection)
+
+    async def _start(self, write: Write) -> None:
+        async def work(connection: AsyncConnection) -> None:
+            process = _new_process(self.ledger.domain, write)
             with suppress(ProcessAlreadyExistsError):  # by this very write, when it was run before
                 await self._repository.save(process, connection)
             await self._repository.log_step(self.ledger.domain, process.process_id, step(write.token), connection)
 
+        await self.in_transaction(work)
+
     async def _handle_reply(self, write: Write) -> None:
-        async with self._engine.begin() as connection:
+        async def work(connection: AsyncConnection) -> None:
             process = await self._read(write, connection)
             if str(write.token) in _moves(process):
                 return  # by this very write, when it was run before
@@ -195,6 +202,8 @@ class Load:
             process.state["waiting"] = str(write.token)
             await self._repository.update(process, connection)
             await self._repository.log_step(*key, step(write.token), connection)
+
+        await self.in_transaction(work)
 
     async def _save(self, write: Write) -> None:
         with suppress(ProcessAlreadyExistsError):  # by this very write, when it was run before
@@ -234,7 +243,7 @@ class Load:
         await self._repository.update(process)
 
     async def _lock(self, write: Write) -> None:
-        async with self._engine.begin() as connection:
+        async def work(connection: AsyncConnection) -> None:
             process = await self._repository.get_by_id(
                 self.ledger.domain, write.process_id, connection, for_update=True
             )
@@ -244,16 +253,21 @@ class Load:
                 _move(process, write)
                 await self._repository.advance(process, connection)
 
+        await self.in_transaction(work)
+
     async def _claim(self, write: Write) -> None:
         if str(write.token) in _moves(await self._read(write, None)):
             return  # by this very write, when it was run before
-        async with self._engine.begin() as connection:
+
+        async def work(connection: AsyncConnection) -> None:
             claimed = await self._repository.claim(self.ledger.domain, [ProcessStatus.PENDING], connection, limit=1)
             if not claimed:
                 raise ProcessNotFoundError(self.ledger.domain, write.process_id)
             write.process_id = claimed[0].process_id
             _move(claimed[0], write)
             await self._repository.advance(claimed[0], connection)
+
+        await self.in_transaction(work)
 
     async def _log_step(self, write: Write) -> None:
         await self._repository.log_step(self.ledger.domain, write.process_id, step(write.token))

@@ -53,17 +53,20 @@ class KillableServer:
         socket: The unix socket that the server listens on.
     """
 
-    def __init__(self, folder: Path, version: int = NEWEST) -> None:
+    def __init__(self, folder: Path, version: int = NEWEST, copy_of: "KillableServer | None" = None) -> None:
+        self._postmaster: subprocess.Popen[bytes] | None = None
         with one_at_a_time():
             self._embedded = get_server(folder / "data", cleanup_mode=None, start=False, postgres_version=version)
-        self._embedded.ensure_pgdata_inited()
         self._data = self._embedded.pgdata
+        if copy_of is None:
+            self._embedded.ensure_pgdata_inited()
+        else:
+            self.copy(copy_of)
         self._log = folder / "log"
         # Usually the data's own folder; another one if that name is too long for a socket.
         self._socket_folder = find_suitable_socket_dir(self._data, self._embedded.runtime_path)
         if self._socket_folder != self._data:
             self._socket_folder.chmod(0o777)
-        self._postmaster: subprocess.Popen[bytes] | None = None
         self.socket = self._socket_folder / f".s.PGSQL.{_PORT}"
         self.url = URL.create(
             "postgresql",
@@ -104,6 +107,30 @@ class KillableServer:
                 start_new_session=True,  # a Ctrl-C in the terminal is for this process
             )
         _wait(self._accepts_connections, "the server does not accept connections", self._log)
+
+    def copy(self, primary: "KillableServer") -> None:
+        """Throw the data away, and take those of a server that runs, as the base of a standby of it."""
+        assert self._postmaster is None
+        shutil.rmtree(self._data, ignore_errors=True)
+        self._data.mkdir(mode=0o700)
+        if self._embedded.system_user is not None:
+            shutil.chown(self._data, self._embedded.system_user)
+        subprocess.run(
+            [
+                *(str(self._embedded.bin_path / "pg_basebackup"), "-D", str(self._data), "--write-recovery-conf"),
+                *("--checkpoint=fast", "--no-sync", "-d", primary.url),
+            ],
+            user=self._embedded.system_user,
+            check=True,
+            capture_output=True,
+            timeout=_PATIENCE,
+        )
+        for lock in self._data.glob(".s.PGSQL.*.lock"):  # the primary's, whose socket is among its data
+            lock.unlink()
+        # Settings that were made by ALTER SYSTEM on the primary are not the copy's.
+        settings = self._data / "postgresql.auto.conf"
+        kept = [line for line in settings.read_text().splitlines() if line.startswith("primary_conninfo")]
+        settings.write_text("\n".join(kept[-1:]) + "\n")
 
     def kill(self) -> None:
         """End the postmaster and all of its children with SIGKILL, and return once they are gone."""
