@@ -48,7 +48,7 @@ bench-purge: $(BENCH_INSTALLED)  ## measure a purge beside a running load, 2 min
 	$(BIN)/python -m benchmarks.retention $(ARGS)
 
 SECONDS ?= 120
-chaos: $(INSTALLED)  ## kill the server under load for SECONDS, at least 20 times and 10,000 operations; SEED repeats a run
+chaos: $(INSTALLED)  ## kill the server under load for SECONDS, at least 20 times and 10,000 operations, then fail over to a standby; SEED repeats a run
 	$(BIN)/python -m tests.faults.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 sql: $(INSTALLED)  ## write tests/sql anew: what the library sends, for a reader

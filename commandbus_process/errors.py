@@ -305,8 +305,8 @@ class ReadOnlyServerError(ProcessRepositoryError):
 
     def __init__(self) -> None:
         super().__init__(
-            "the server is a standby, or the transaction is read-only; nothing was written; connect to the primary, for "
-            "example with target_session_attrs=read-write, and run the whole transaction again on a new connection"
+            "the server is a standby, or the transaction is read-only; nothing was written; connect to the primary "
+            "(target_session_attrs=read-write), and run the whole transaction again on a new connection"
         )
 
     @property

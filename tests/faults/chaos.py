@@ -2,8 +2,9 @@
 
     python -m tests.faults.chaos --seconds 120 --seed 7
 
-It goes on until it has run that long, with at least so many kills and operations, and exits with 1 if anything was lost
-or torn, or if it did not get there in time.
+It goes on until it has run that long, with at least so many kills and operations. Then it does the same with a primary
+and its standby: each time the primary is killed, and the standby takes over. It exits with 1 if anything was lost or
+torn, or if it did not get there in time.
 """
 
 import argparse
@@ -19,8 +20,11 @@ from types import FrameType
 
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from tests.faults import failover
+from tests.faults.failover import meanwhile
 from tests.faults.ledger import Outcome, Verdict, verify
 from tests.faults.load import ON_A_CONNECTION, Load
+from tests.faults.replicas import replicas
 from tests.faults.servers import KillableServer, killable_server
 from tests.support.databases import async_url
 
@@ -98,9 +102,9 @@ async def run(server: KillableServer, seed: int, goal: Goal, report: Callable[[s
             while not is_reached():
                 # Counted from the last start on, so that the server never dies idle.
                 await load.more_operations(random.randint(1, 2 * goal.operations_between_kills))
-                await _meanwhile(server.kill)
+                await meanwhile(server.kill)
                 kills += 1
-                await _meanwhile(server.start)
+                await meanwhile(server.start)
                 report(
                     f"{time.monotonic() - begun:5.1f} s: kill {kills}, {load.operations.total():,} operations, "
                     f"{load.interruptions:,} writes interrupted"
@@ -111,15 +115,6 @@ async def run(server: KillableServer, seed: int, goal: Goal, report: Callable[[s
     return Result(load, kills, verify(server.url, load.ledger), seed, time.monotonic() - begun)
 
 
-async def _meanwhile(work: Callable[[], None]) -> None:
-    """Do it while the workers go on, and to its end, also if one of them fails: the server must not be half started."""
-    task = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        await asyncio.shield(task)
-    finally:
-        await asyncio.wait([task])
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it and return the exit code: 0, or 1 if anything was lost or torn, or the goal was not reached."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.chaos", description=__doc__)
@@ -127,6 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, help="of what happens at random (default: another one each time)")
     parser.add_argument("--kills", type=int, default=20, help="at least so many (default: %(default)s)")
     parser.add_argument("--operations", type=int, default=10_000, help="at least so many (default: %(default)s)")
+    parser.add_argument("--failovers", type=int, default=5, help="of the primary to its standby (default: %(default)s)")
     options = parser.parse_args(arguments)
     goal = Goal(
         seconds=options.seconds,
@@ -135,19 +131,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         operations_between_kills=400,
         limit=2 * options.seconds + 300,
     )
+    failover_goal = failover.Goal(
+        failovers=options.failovers,
+        operations=options.operations // 4,
+        operations_between=400,
+        limit=60 * options.failovers + options.seconds,
+    )
     seed: int = secrets.randbelow(2**32) if options.seed is None else options.seed
     signal.signal(signal.SIGTERM, _interrupt)  # the server must not be left behind
     _say(f"seed {seed}")
     try:
         with killable_server() as server:
             result = asyncio.run(run(server, seed, goal, _say))
+        _say(str(result))
+        faults = result.verdict.faults
+        if options.failovers:
+            with replicas() as pair:
+                pair.start()
+                failed_over = asyncio.run(failover.run(pair, seed, failover_goal, _say))
+            _say(str(failed_over))
+            faults += failed_over.verdict.faults
     except TimeoutError:
-        _say(f"chaos: not done after {goal.limit:.0f} s, seed {seed}")
+        _say(f"chaos: not done in time ({goal.limit:.0f} s, {failover_goal.limit:.0f} s), seed {seed}")
         return 1
     except KeyboardInterrupt:
         return 130
-    _say(str(result))
-    return 1 if result.verdict.faults else 0
+    return 1 if faults else 0
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -1,8 +1,8 @@
 """Kill the primary under load, promote its standby, build a new standby, and again; count what was lost.
 
-Replication is synchronous when a primary is killed: each acknowledged commit is on both servers. Between a promotion and
-the next standby there is one server only, which does not wait for another. So writers stand still for as long as it takes
-to kill, to promote and to connect, and not for as long as it takes to build a standby.
+Replication is synchronous when a primary is killed: each acknowledged commit is on both servers. Between a promotion
+and the next standby there is one server only, which does not wait for another. So writers stand still for as long as it
+takes to kill, to promote and to connect, and not for as long as it takes to build a standby.
 """
 
 import asyncio
@@ -97,7 +97,7 @@ class Result:
 
 
 async def run(pair: Replicas, seed: int, goal: Goal, report: Callable[[str], object]) -> Result:
-    """Load the pair and fail over until the goal is reached. The last failover is followed until each worker has gone on.
+    """Load the pair and fail over until the goal is reached, and until each worker has gone on after the last one.
 
     Args:
         pair: Both run. Afterwards one is dead.

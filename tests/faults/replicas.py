@@ -1,4 +1,4 @@
-"""A primary and its standby, which take turns: the primary is killed, the standby promoted, and a new standby is built."""
+"""A primary and its standby, which take turns: one is killed, the other one promoted, and a new standby is built."""
 
 import shutil
 import tempfile
@@ -15,8 +15,8 @@ from tests.faults.servers import KillableServer
 from tests.support.databases import NEWEST
 
 _PATIENCE = 60.0  # seconds; each of these steps takes less than one
-# What is killed here is a server, not its operating system, so nothing depends on the disk. A commit waits for the other
-# server, so there are writes that no client knows of all the same.
+# What is killed here is a server, not its operating system, so nothing depends on the disk. A commit waits for the
+# other server, so there are writes that no client knows of all the same.
 _SETTINGS = {"fsync": "off"}
 _PROMOTE = "SELECT pg_promote(wait_seconds => 60)"
 
@@ -37,6 +37,7 @@ class Replicas:
             each.mkdir()
         self.primary = KillableServer(self._folders[0], version)
         self._version = version
+        self._is_cut = False
         self.is_synchronous = False
         self._standby: KillableServer | None = None
 
@@ -71,15 +72,17 @@ class Replicas:
 
     @property
     def is_whole(self) -> bool:
-        """Whether both run."""
-        return self.primary.is_started and self._standby is not None and self._standby.is_started
+        """Whether both run, and the standby receives what the primary writes."""
+        return self._standby is not None and self._standby.is_started and not self._is_cut
 
     def add_standby(self) -> None:
         """Build a standby from the primary, which goes on working, and return when it has what the primary has."""
         if self._standby is None:
             self._standby = KillableServer(self._folders[1], self._version, copy_of=self.primary)
         else:
+            self._standby.stop(at_once=True)  # after `cut`
             self._standby.copy(self.primary)
+        self._is_cut = False
         self._standby.start(**_SETTINGS)
         self.catch_up()
 
@@ -98,13 +101,15 @@ class Replicas:
 
     def catch_up(self) -> None:
         """Return when the standby has all that the primary has written until now, and shows it to readers."""
+        flush(self.primary)
         with psycopg.connect(self.primary.url, autocommit=True) as connection:
-            [written] = connection.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone() or [None]
+            [written] = connection.execute("SELECT pg_current_wal_flush_lsn()::text").fetchone() or [None]
         until(self.primary, "SELECT count(*) = 1 FROM pg_stat_replication WHERE flush_lsn >= %s::pg_lsn", written)
         until(self.standby, "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", written)
 
     def cut(self) -> None:
         """Let the standby receive nothing any more; return when the primary knows. It goes on to answer reads."""
+        self._is_cut = True
         configure(self.standby, primary_conninfo="")
         until(self.primary, "SELECT count(*) = 0 FROM pg_stat_replication")
 
@@ -122,9 +127,9 @@ class Replicas:
 
     def stop(self) -> None:
         """Shut down both, and remove what they keep outside of their folders."""
-        for server in (self._standby, self.primary):  # a primary that is shut down waits for its standby
+        for server in (self._standby, self.primary):
             if server is not None:
-                server.stop()
+                server.stop(at_once=True)
                 server.remove()
 
 
@@ -155,6 +160,12 @@ def configure(server: KillableServer, **settings: str) -> None:
         connection.execute("SELECT pg_reload_conf()")
     for name, value in settings.items():
         until(server, "SELECT current_setting(%s) = %s", name, value)
+
+
+def flush(server: KillableServer) -> None:
+    """Write what a primary has not written yet. What no commit needs would wait for some seconds, and so would we."""
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute("SELECT pg_logical_emit_message(true, 'flush', '')")
 
 
 def until(server: KillableServer, question: str, *values: Any) -> None:

@@ -148,11 +148,15 @@ class KillableServer:
         # A new server refuses to start while one of them still has the old one's shared memory.
         _wait(lambda: not any(map(_is_alive, children)), "the server's processes do not end", self._log)
 
-    def stop(self) -> None:
-        """Shut the server down in good order, if it runs. It ends its sessions with an error message."""
+    def stop(self, *, at_once: bool = False) -> None:
+        """Shut the server down, if it runs. It ends its sessions with an error message.
+
+        Args:
+            at_once: Not in good order: it would have to recover at its next start.
+        """
         if self._postmaster is None:
             return
-        self._postmaster.send_signal(signal.SIGINT)
+        self._postmaster.send_signal(signal.SIGQUIT if at_once else signal.SIGINT)
         try:
             self._postmaster.wait(_PATIENCE)
             self._postmaster = None

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import pytest
 from psycopg.pq import TransactionStatus
@@ -28,7 +28,7 @@ from tests.faults.replicas import Replicas
 from tests.faults.servers import KillableServer
 from tests.support.databases import async_url
 from tests.support.items import new_process
-from tests.support.operations import INVALIDATED, WRITING, Given, command, given_process, reply_to, watched
+from tests.support.operations import INVALIDATED, WRITING, Given, Operation, command, given_process, reply_to, watched
 
 Repository = PostgresProcessRepository[JsonObject]
 Read: TypeAlias = Callable[[AsyncEngine, Given, AsyncConnection | None], Awaitable[object]]
@@ -52,6 +52,15 @@ async def purged(engine: AsyncEngine, given: Given, _conn: AsyncConnection | Non
     return [each async for each in ProcessRetention(engine).purge(given.process.domain, ended_before=LATER)]
 
 
+def locking(lock: Literal[True, "nowait", "skip_locked"]) -> Read:
+    return lambda engine, given, conn: Repository(engine).get_by_id(*given.key, conn, for_update=lock)
+
+
+def of_repository(operation: Operation) -> Read:
+    return lambda engine, given, conn: operation(Repository(engine), given, conn)
+
+
+LOCKS: tuple[Literal[True], Literal["nowait"], Literal["skip_locked"]] = (True, "nowait", "skip_locked")
 READS: dict[str, Read] = {
     "get_by_id": lambda engine, given, conn: Repository(engine).get_by_id(*given.key, conn),
     "get_by_ids": lambda engine, given, conn: Repository(engine).get_by_ids(given.key[0], [given.key[1]], conn),
@@ -81,12 +90,7 @@ ON_A_CONNECTION: dict[str, Read] = {
         conn,  # type: ignore[arg-type]
         limit=1,
     ),
-    **{
-        f"get_by_id, for_update={lock}": lambda engine, given, conn, lock=lock: Repository(engine).get_by_id(
-            *given.key, conn, for_update=lock
-        )
-        for lock in (True, "nowait", "skip_locked")
-    },
+    **{f"get_by_id, for_update={lock}": locking(lock) for lock in LOCKS},
 }
 BULK: dict[str, Read] = {
     "save_many": lambda engine, _, conn: Repository(engine).save_many([new_process()], conn),
@@ -94,10 +98,7 @@ BULK: dict[str, Read] = {
 }
 WITHOUT_A_CONNECTION: dict[str, Read] = {"purge": purged}
 WRITES: dict[str, Read] = {
-    **{
-        name: lambda engine, given, conn, operation=operation: operation(Repository(engine), given, conn)
-        for name, operation in WRITING.items()
-    },
+    **{name: of_repository(operation) for name, operation in WRITING.items()},
     **BULK,
     "erase": lambda engine, given, conn: ProcessRetention(engine).erase(*given.key, conn),
 }
@@ -236,9 +237,7 @@ async def of_the_library(engine: AsyncEngine, given: Given, conn: AsyncConnectio
 
 
 async def of_the_caller(_engine: AsyncEngine, given: Given, conn: AsyncConnection) -> None:
-    await conn.execute(
-        text("UPDATE commandbus.process SET current_step = 'x' WHERE process_id = :id"), {"id": given.key[1]}
-    )
+    await conn.execute(text("SELECT FROM commandbus.process WHERE process_id = :id FOR UPDATE"), {"id": given.key[1]})
 
 
 @pytest.mark.parametrize("statement", [of_the_library, of_the_caller])
