@@ -8,9 +8,10 @@ from commandbus_process.errors import ReadOnlyServerError
 READ_ONLY = "25006"
 
 # A standby cancels a read that is in the way of what it has received from its primary. The SQLSTATEs are those of a
-# lost race and of a deadlock. The message differs, but it may be translated. The server also sends the name of the source
-# file that raised the error. Only conflicts with recovery have these SQLSTATEs and come from these files (PostgreSQL 16
-# and 18: provoked; lost races come from the executor and from predicate.c, deadlocks from deadlock.c).
+# lost race and of a deadlock. The message differs, but it may be translated. The server also sends the name of its
+# source file that raised the error. Only conflicts with recovery have these SQLSTATEs and come from these files
+# (provoked with PostgreSQL 16 and 18). Lost races come from the executor and from predicate.c, deadlocks from
+# deadlock.c.
 _CONFLICTS = frozenset({"40001", "40P01"})
 _CANCELLED_IN = frozenset({"postgres.c", "standby.c"})
 
