@@ -1,9 +1,14 @@
 """Servers that only read: standbys. What their errors mean, and what happens to connections to them."""
 
+from typing import TYPE_CHECKING, Any, cast
+
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from commandbus_process.errors import ReadOnlyServerError
+
+if TYPE_CHECKING:
+    import psycopg
 
 READ_ONLY = "25006"
 
@@ -66,6 +71,6 @@ def leave_if_read_only(connection: Connection, error: BaseException) -> None:
     """
     if not is_read_only(error) or connection.invalidated or connection.closed:
         return
-    pgconn = connection.connection.driver_connection.pgconn  # type: ignore[union-attr]
-    if any(pgconn.parameter_status(name) == b"on" for name in _SERVER_READS_ONLY):
+    driver = cast("psycopg.AsyncConnection[Any]", connection.connection.driver_connection)
+    if any(driver.pgconn.parameter_status(name) == b"on" for name in _SERVER_READS_ONLY):
         connection.invalidate()

@@ -122,6 +122,7 @@ async def test_what_was_lost_is_noticed_or_handled_anew(pair: Replicas, applicat
         await repository.update(started)
     # The row comes to the same version by another write. It is another row.
     other = await repository.get_by_id(*key)
+    assert other is not None
     assert other == before
     other.current_step = "by somebody else"
     await repository.update(other)

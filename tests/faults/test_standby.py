@@ -1,13 +1,13 @@
 """A standby answers every read as its primary does, and refuses every write and every lock with one error."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
 import pytest
 from psycopg.pq import TransactionStatus
-from sqlalchemy import event, text
+from sqlalchemy import Connection, event, text
 from sqlalchemy.engine.interfaces import ExceptionContext
 from sqlalchemy.exc import DBAPIError, NotSupportedError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -52,6 +52,11 @@ async def purged(engine: AsyncEngine, given: Given, _conn: AsyncConnection | Non
     return [each async for each in ProcessRetention(engine).purge(given.process.domain, ended_before=LATER)]
 
 
+async def claimed(engine: AsyncEngine, given: Given, conn: AsyncConnection | None) -> object:
+    assert conn is not None
+    return await Repository(engine).claim(given.key[0], [ProcessStatus.PENDING], conn, limit=1)
+
+
 def locking(lock: Literal[True, "nowait", "skip_locked"]) -> Read:
     return lambda engine, given, conn: Repository(engine).get_by_id(*given.key, conn, for_update=lock)
 
@@ -84,12 +89,7 @@ READS: dict[str, Read] = {
     "preview": lambda engine, given, conn: ProcessRetention(engine).preview(given.key[0], conn, ended_before=LATER),
 }
 ON_A_CONNECTION: dict[str, Read] = {
-    "claim": lambda engine, given, conn: Repository(engine).claim(
-        given.key[0],
-        [ProcessStatus.PENDING],
-        conn,  # type: ignore[arg-type]
-        limit=1,
-    ),
+    "claim": claimed,
     **{f"get_by_id, for_update={lock}": locking(lock) for lock in LOCKS},
 }
 BULK: dict[str, Read] = {
@@ -127,7 +127,7 @@ async def standby(pair: Replicas) -> AsyncIterator[AsyncEngine]:
 
 
 @asynccontextmanager
-async def engine_of(server: KillableServer, **options: Any) -> AsyncIterator[AsyncEngine]:
+async def engine_of(server: KillableServer, **options: Any) -> AsyncGenerator[AsyncEngine]:
     engine = create_async_engine(async_url(server.application_url), **options)
     try:
         yield engine
@@ -192,13 +192,17 @@ async def test_a_write_on_a_connection_is_refused_and_the_connection_is_left_to_
         await conn.rollback()
 
 
+def hear(_connection: Connection) -> None:
+    """Listen, and do nothing."""
+
+
 @pytest.mark.parametrize("isolation_level", ["READ COMMITTED", "AUTOCOMMIT"])
 async def test_an_engine_with_a_listener_or_in_autocommit_leaves_the_server_too(
     pair: Replicas, given: Given, isolation_level: str
 ) -> None:
     """Then the library keeps the real transaction, or the engine's autocommit."""
     async with engine_of(pair.standby, isolation_level=isolation_level) as engine:
-        event.listen(engine.sync_engine, "commit", lambda _connection: None)
+        event.listen(engine.sync_engine, "commit", hear)
         pool = watched(engine)
         for write in (*WRITES.values(), *WITHOUT_A_CONNECTION.values()):
             with pytest.raises(ReadOnlyServerError):
@@ -207,7 +211,7 @@ async def test_an_engine_with_a_listener_or_in_autocommit_leaves_the_server_too(
 
 
 @asynccontextmanager
-async def moving_engine(pair: Replicas, **options: Any) -> AsyncIterator[AsyncEngine]:
+async def moving_engine(pair: Replicas, **options: Any) -> AsyncGenerator[AsyncEngine]:
     """An engine whose first connection leads to the standby, and the next ones to the primary.
 
     So it is after a failover behind a name or a proxy.
