@@ -1,6 +1,6 @@
 """Check the arguments of the repository's methods, and turn them into columns."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, NoReturn, TypeVar, cast, get_type_hints
 from uuid import UUID
@@ -245,6 +245,23 @@ def checked_filter(wanted: ProcessFilter) -> dict[str, Any]:
     if "created_after" in given and given["created_after"] > given.get("created_before", given["created_after"]):
         raise InvalidInputError("created_after", "must not be later than created_before")
     return given
+
+
+def only_known_types(wanted: str | None, known: Collection[str] | None) -> list[str] | None:
+    """Return the process types to which a list is limited, because the repository can read no others.
+
+    Args:
+        wanted: The type in the filter, if any.
+        known: The types that the repository can read; `None`: all.
+
+    Raises:
+        InvalidInputError: The repository cannot read the type in the filter.
+    """
+    if known is None or wanted in known:
+        return None
+    if wanted is not None:
+        raise InvalidInputError("process_type", f"no state type is declared for {wanted!r} in state_type")
+    return sorted(known)
 
 
 def sorted_statuses(statuses: Iterable[ProcessStatus]) -> tuple[ProcessStatus, ...]:

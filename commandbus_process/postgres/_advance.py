@@ -27,7 +27,16 @@ from sqlalchemy.exc import DBAPIError
 
 from commandbus_process._arguments import entry_columns
 from commandbus_process._columns import COMMAND_KEY, ENTRY, LOGGED, PROCESS_KEY, REPLY, SAME_PROCESS, TIMES, UPDATED
-from commandbus_process.errors import NothingWrittenError, ProcessRepositoryError
+from commandbus_process._parameters import step_key
+from commandbus_process._refusals import (
+    is_redelivery,
+    match_row_again,
+    raise_first,
+    why_not_taken,
+    write_or_explain,
+)
+from commandbus_process._stamps import Written, matching_stamps, written_from
+from commandbus_process.errors import NothingWrittenError
 from commandbus_process.models import ProcessAuditEntry, ProcessMetadata, StepReply
 from commandbus_process.postgres._database import Tables
 from commandbus_process.postgres._expressions import (
@@ -42,17 +51,7 @@ from commandbus_process.postgres._expressions import (
     rows_parameter,
     whole_or_failed,
 )
-from commandbus_process.postgres._parameters import step_key
-from commandbus_process.postgres._reading import Row, first_row
-from commandbus_process.postgres._refusals import (
-    is_redelivery,
-    match_row_again,
-    raise_first,
-    why_not_logged,
-    why_not_recorded,
-    write_or_explain,
-)
-from commandbus_process.postgres._stamps import Written, matching_stamps, read_written, written_from
+from commandbus_process.postgres._reading import first_row, read_written
 from commandbus_process.postgres._statements import (
     MATCHES_OBJECT,
     SAVE,
@@ -295,22 +294,8 @@ class Step:
         if actual is not None and is_redelivery([*([] if self._reply is None else [recorded]), *logged]):
             return Taken(is_new=False, row=written_from(actual["written"]) if actual["same"] else None)
         match_row_again(self._values, self._stamps, actual)
-        raise_first(self._why_not_taken(recorded, logged))
+        raise_first(why_not_taken(self._process_key, recorded, self._reply, logged, self._sent))
         return None
-
-    def _why_not_taken(self, recorded: Row | None, logged: Sequence[Row | None]) -> list[ProcessRepositoryError | None]:
-        not_there = [entry for entry, row in zip(self._sent, logged, strict=True) if row is None or not row["same"]]
-        missing = f"command {not_there[0].command_id}" if not_there else "the reply"
-        of_commands = (
-            why_not_logged(*self._process_key, row, entry, missing)
-            for row, entry in zip(logged, self._sent, strict=True)
-        )
-        # A command that is stored as another one comes before one that is stored as it was given.
-        errors: list[ProcessRepositoryError | None]
-        errors = sorted(of_commands, key=lambda error: getattr(error, "is_same", False))
-        if self._reply is not None:
-            errors.insert(0, why_not_recorded(*self._process_key, recorded, self._reply, missing))
-        return errors
 
     def _logging(self, entry: ProcessAuditEntry) -> dict[str, Any]:
         return {**entry_columns(entry), **step_key(*self._process_key, entry.command_id)}

@@ -1,7 +1,7 @@
 """Save many processes or log many entries, all or none: the statements, and why an item was not written."""
 
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Select, exists, false, func, select
@@ -9,24 +9,22 @@ from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.util import greenlet_spawn
 
-from commandbus_process._arguments import check_key, check_loggable, check_process, entry_columns, new_process_columns
-from commandbus_process._columns import COMMAND_KEY, JSON, LOGGED, PROCESS_KEY, SAVED
-from commandbus_process.errors import InvalidInputError, ProcessAlreadyExistsError, ProcessError
-from commandbus_process.models import ProcessAuditEntry, ProcessMetadata, StateT
-from commandbus_process.postgres._batches import Batch, Prepared, check_iterable, in_batches
+from commandbus_process._batches import Batch, Prepared, Step, check_iterable, in_batches, prepare_process, prepare_step
+from commandbus_process._checked_rows import Row
+from commandbus_process._columns import COMMAND_KEY, LOGGED, PROCESS_KEY, SAVED
+from commandbus_process._parameters import json_rows
+from commandbus_process._refusals import raise_with_others, why_not_logged, write_or_explain
+from commandbus_process._stamps import forget_row, set_stored, written_from
+from commandbus_process.errors import ProcessAlreadyExistsError, ProcessError
+from commandbus_process.models import ProcessMetadata, StateT
 from commandbus_process.postgres._copy import copy_rows
 from commandbus_process.postgres._database import Database, Tables
 from commandbus_process.postgres._expressions import ONE, WRITTEN, names_equal, rows_parameter
-from commandbus_process.postgres._parameters import json_rows
-from commandbus_process.postgres._reading import Row, Rows
-from commandbus_process.postgres._refusals import raise_with_others, why_not_logged, write_or_explain
-from commandbus_process.postgres._stamps import forget_row, set_stored, written_from
+from commandbus_process.postgres._reading import Rows
 from commandbus_process.postgres._statements import COUNTED, ENTRY_SELECTED, is_same_entry
 from commandbus_process.postgres._transaction import atomic, translated_errors
 from commandbus_process.tables import process as process_table
 from commandbus_process.tables import process_audit
-
-_Step: TypeAlias = tuple[str, UUID, ProcessAuditEntry]
 
 
 def _save_many() -> Select[Any]:
@@ -113,9 +111,7 @@ async def save_many(
     by_copy = True
 
     def prepare(process: ProcessMetadata[StateT]) -> Prepared:
-        check_process(process)
-        row = {**new_process_columns(process), **state_columns(process)}
-        return Prepared((process.domain, process.process_id), None, row, len(row["state"]))
+        return prepare_process(process, state_columns)
 
     def write(tables: Tables, batch: Batch[ProcessMetadata[StateT]]) -> int:
         nonlocal by_copy
@@ -169,22 +165,14 @@ def _set_all_stored(tables: Tables, batch: Batch[ProcessMetadata[StateT]]) -> No
 
 
 async def log_many(
-    database: Database, conn: AsyncConnection | None, steps: Iterable[_Step] | AsyncIterable[_Step]
+    database: Database, conn: AsyncConnection | None, steps: Iterable[Step] | AsyncIterable[Step]
 ) -> int:
     """Log entries, and return how many were new."""
     check_iterable("steps", steps, "(domain, process id, ProcessAuditEntry)")
     # Until the first conflict. Then these entries are probably being redelivered, and so are the next ones.
     by_copy = True
 
-    def prepare(step: _Step) -> Prepared:
-        domain, process_id, entry = _checked_step(step)
-        check_key(domain, process_id)
-        check_loggable(entry)
-        row: dict[str, Any] = {**entry_columns(entry), "domain": domain, "process_id": process_id}
-        size = sum(len(row[name]) for name in JSON if row.get(name) is not None)
-        return Prepared((domain, process_id), entry.command_id, row, size)
-
-    def write(tables: Tables, batch: Batch[_Step]) -> int:
+    def write(tables: Tables, batch: Batch[Step]) -> int:
         nonlocal by_copy
         by_copy = by_copy and copy_rows(tables, process_audit, LOGGED, batch.rows(LOGGED))
         return len(batch.items) if by_copy else _insert_steps(tables, batch)
@@ -192,29 +180,14 @@ async def log_many(
     async with atomic(database, conn) as connection:
         tables = database.on_async(connection)
 
-        async def send(batch: Batch[_Step]) -> int:
+        async def send(batch: Batch[Step]) -> int:
             with translated_errors():
                 return await greenlet_spawn(write, tables, batch)
 
-        return await in_batches("steps", steps, prepare, send, ahead=conn is None)
+        return await in_batches("steps", steps, prepare_step, send, ahead=conn is None)
 
 
-def _checked_step(step: tuple[Any, ...]) -> _Step:
-    """Return a step that is a tuple of three with an entry. Its domain and process id are not checked here."""
-    if not isinstance(step, tuple):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
-        raise InvalidInputError("entry", f"must be (domain, process id, ProcessAuditEntry), not {type(step).__name__}")
-    match step:
-        case (domain, process_id, ProcessAuditEntry() as entry):
-            return domain, process_id, entry
-        case (_, _, other):
-            raise InvalidInputError("entry", f"must be a ProcessAuditEntry, not {type(other).__name__}")
-        case wrong:
-            raise InvalidInputError(
-                "entry", f"must be (domain, process id, ProcessAuditEntry), not {len(wrong)} values"
-            )
-
-
-def _insert_steps(tables: Tables, batch: Batch[_Step]) -> int:
+def _insert_steps(tables: Tables, batch: Batch[Step]) -> int:
     order, steps = batch.order(), {"steps": batch.as_json()}
     written = 0
     rows: list[Row] = []
@@ -238,6 +211,6 @@ def _insert_steps(tables: Tables, batch: Batch[_Step]) -> int:
     return write_or_explain(write, explain, lambda: batch.items[position(rows[0])][:2])
 
 
-def _why_not_logged(step: _Step, row: Row) -> ProcessError | None:
+def _why_not_logged(step: Step, row: Row) -> ProcessError | None:
     domain, process_id, entry = step
     return why_not_logged(domain, process_id, None if row["process_id"] is None else row, entry)

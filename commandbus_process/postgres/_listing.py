@@ -28,9 +28,9 @@ from sqlalchemy import (
     union_all,
 )
 
-from commandbus_process._arguments import checked_filter
+from commandbus_process._arguments import checked_filter, only_known_types
 from commandbus_process._columns import PROCESS_KEY
-from commandbus_process.errors import InvalidInputError, UnindexedFilterError
+from commandbus_process.errors import UnindexedFilterError
 from commandbus_process.filters import ProcessFilter
 from commandbus_process.models import ProcessStatus
 from commandbus_process.postgres._expressions import PROCESS_ROW, PROCESS_SELECTED, key_parameter, names_equal, selected
@@ -95,12 +95,9 @@ class Listing:
         Raises:
             InvalidInputError: The filter's type is not one of them.
         """
-        wanted = self.parameters.get("process_type")
-        if known is None or wanted in known:
-            return
-        if wanted is not None:
-            raise InvalidInputError("process_type", f"no state type is declared for {wanted!r} in state_type")
-        self.parameters["known_types"] = sorted(known)
+        types = only_known_types(self.parameters.get("process_type"), known)
+        if types is not None:
+            self.parameters["known_types"] = types
 
     @property
     def is_empty(self) -> bool:

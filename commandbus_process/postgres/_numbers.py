@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
+from commandbus_process._checked_rows import Row, quoted_time
 from commandbus_process.errors import StoredDataError
 from commandbus_process.models import ProcessStatus
-from commandbus_process.postgres._reading import Row, Rows, quoted_time, read_one_by_one
+from commandbus_process.postgres._reading import Rows, read_one_by_one
 from commandbus_process.summaries import BacklogGroup, OpenCommand, StepStatistics
 
 

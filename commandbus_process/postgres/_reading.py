@@ -10,34 +10,40 @@ names the row.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import repeat
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple
 from uuid import UUID
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import from_json
 from sqlalchemy import BigInteger, Boolean, Column, Connection, CursorResult, DateTime, Integer, Select, String, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeEngine
 
-from commandbus_process._arguments import STORED_ENTRY, STORED_PROCESS
-from commandbus_process._columns import ENTRY, JSON, TIMES
-from commandbus_process._json import JSON_OBJECT, check_finite, check_numbers, json_object
+from commandbus_process._arguments import STORED_PROCESS
+from commandbus_process._checked_rows import (
+    MODEL_ATTRIBUTES,
+    ModelT,
+    Row,
+    make_object,
+    plain_row,
+    quoted_time,
+    read_entry,
+    read_process,
+    utc_time,
+)
+from commandbus_process._json import JSON_OBJECT, check_numbers, json_object
 from commandbus_process._reasons import explain
+from commandbus_process._stamps import Written, private_with, written_from
 from commandbus_process._states import States
-from commandbus_process.errors import StateTooNewError, StoredDataError, StoredStateError
+from commandbus_process.errors import StoredDataError
 from commandbus_process.models import JsonObject, ProcessAuditEntry, ProcessMetadata, StateT
 from commandbus_process.postgres._database import Tables
-from commandbus_process.postgres._stamps import private_with
 from commandbus_process.postgres._statements import FIELDS
 from commandbus_process.summaries import ItemT, ProcessSummary
 from commandbus_process.tables import STATE_VERSION, process, process_audit
-
-Row: TypeAlias = dict[str, Any]
-ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class Rows:
@@ -88,6 +94,12 @@ def first_row(result: CursorResult[*tuple[Any, ...]]) -> Row | None:
     return rows[0] if rows else None
 
 
+def read_written(result: CursorResult[*tuple[Any, ...]]) -> Written | None:
+    """Return what was set, or `None` if nothing was written."""
+    text: str | None = result.scalar()
+    return None if text is None else written_from(text)
+
+
 class _Reader(NamedTuple):
     """How to convert a column's values into a field's values. `None`: they are the same.
 
@@ -100,18 +112,9 @@ class _Reader(NamedTuple):
     value: Callable[[Any], Any] | None = None
 
 
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)
-
-
 def unquoted(text: str) -> str:
     """Return what the text of a JSON string says, if that is a time."""
     return text[1:-1]
-
-
-def quoted_time(text: str) -> datetime:
-    """Return the time in the text of a JSON string."""
-    return _time(unquoted(text))
 
 
 def _times(texts: Iterable[str | None]) -> Iterable[datetime | None]:
@@ -137,7 +140,7 @@ def _members(enum: type[StrEnum]) -> _Reader:
 # The driver returns these as the right Python type, and so does JSON.
 _AS_THEY_ARE = (String, Boolean, Integer, BigInteger)
 _BY_TYPE: Mapping[type[TypeEngine[Any]], _Reader] = {
-    DateTime: _Reader(_times, _time),
+    DateTime: _Reader(_times, utc_time),
     JSONB: _Reader(_json_objects, JSON_OBJECT.validate_python),
     Uuid: _Reader(value=UUID),
     **dict.fromkeys(_AS_THEY_ARE, _Reader()),
@@ -160,9 +163,6 @@ def _reader(column: Column[Any]) -> _Reader:
 
 _READERS = {column.name: _reader(column) for column in (*process.c, *process_audit.c)}
 _FIELD_READERS = tuple((name, _READERS[name].value) for name in FIELDS)
-
-# Where Pydantic keeps the fields and everything else of a model.
-_MODEL_ATTRIBUTES = ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
 
 
 def _make_objects(rows: Rows, classes: Iterable[type[ModelT]], ready: Mapping[str, Iterable[Any]]) -> list[ModelT]:
@@ -192,42 +192,10 @@ def _make_objects(rows: Rows, classes: Iterable[type[ModelT]], ready: Mapping[st
     dicts = map(dict, map(zip, repeat(names), zip(*columns.values(), strict=True)))
     # Each object needs its own set, because Pydantic adds to it on assignment.
     attributes: tuple[Iterable[Any], ...] = dicts, map(set, repeat(names)), repeat(None), privates
-    for name, values in zip(_MODEL_ATTRIBUTES, attributes, strict=True):
+    for name, values in zip(MODEL_ATTRIBUTES, attributes, strict=True):
         # A loop in C takes half of the time of a loop in Python.
         deque(map(object.__setattr__, objects, repeat(name), values), maxlen=0)
     return objects
-
-
-def _make_object(fields: Row, of_class: type[ModelT], private: dict[str, Any] | None) -> ModelT:
-    made = object.__new__(of_class)
-    for name, value in zip(_MODEL_ATTRIBUTES, (fields, set(fields), None, private), strict=True):
-        object.__setattr__(made, name, value)
-    return made
-
-
-def _plain(row: Row, as_time: Callable[[str], datetime]) -> Row:
-    """Return a row with its times converted. A time that Python cannot represent stays a text; a check rejects it."""
-    plain = dict(row)
-    for name in TIMES & row.keys():
-        # `fromisoformat` knows offsets with seconds, which old times have. Pydantic does not.
-        with suppress(ValueError, OverflowError, TypeError):
-            plain[name] = as_time(row[name])
-    return plain
-
-
-def _checked_json(stored: Any) -> JsonObject | None:  # noqa: ANN401 - what a damaged row has
-    """Return the JSON object in a column, from its text or from its value in a JSON array.
-
-    Raises:
-        ValidationError: It is not a JSON object.
-    """
-    if stored is None:
-        return None
-    if not isinstance(stored, str):
-        return JSON_OBJECT.validate_python(stored)
-    value = JSON_OBJECT.validate_json(stored)
-    check_finite(stored)
-    return value
 
 
 def read_one_by_one(
@@ -268,7 +236,9 @@ class ProcessReader(Generic[StateT]):
             states = [readers[each](text) for each, text in zip(types, texts, strict=True)]
             return _make_objects(rows, [each.metadata_type for each in types], {"state": states})
         except Exception:  # noqa: BLE001 - whatever it is, reading the rows one by one finds it
-            return read_one_by_one(rows, lambda row: self._read_checked(_plain(row, quoted_time)), unreadable)
+            return read_one_by_one(
+                rows, lambda row: read_process(self._states, plain_row(row, quoted_time)), unreadable
+            )
 
     def read_one(self, process_id: UUID, fields: str, state: str) -> ProcessMetadata[StateT]:
         """Return the process that `GET_BY_ID` found.
@@ -286,36 +256,10 @@ class ProcessReader(Generic[StateT]):
             state_type = self._states.find_type(row["process_type"])
             check_numbers((state,))
             row["state"] = state_type.read(state_type.current(state, row.pop(STATE_VERSION)))
-            return _make_object(row, state_type.metadata_type, private_with(stamp))
+            return make_object(row, state_type.metadata_type, private_with(stamp))
         except Exception:  # noqa: BLE001 - whatever it is, _read_checked finds it
             row = dict(zip((*FIELDS, "stamp"), from_json(fields), strict=True))
-            return self._read_checked({"process_id": process_id, **_plain(row, _time), "state": state})
-
-    def _read_checked(self, row: Row) -> ProcessMetadata[StateT]:
-        """Turn one row, whose state is JSON text, into a process. Check each part of it."""
-        domain, process_id, process_type = row["domain"], row["process_id"], row["process_type"]
-        try:
-            state_type = self._states.find_type(process_type)
-        except KeyError:
-            why = "no state type is declared for this process type in state_type"
-            raise StoredStateError(domain, process_id, process_type, "a declared type", why) from None
-        found: int | None = row[STATE_VERSION]
-        if found is not None and found > state_type.newest:
-            raise StateTooNewError(domain, process_id, process_type, found, state_type.newest)
-        try:
-            state = state_type.read_checked(state_type.current(row["state"], found))
-        except Exception as error:  # noqa: BLE001 - a model's validators may raise anything
-            raise StoredStateError(
-                domain, process_id, process_type, state_type.name, state_type.explain(error)
-            ) from None
-        try:
-            # Without the state: its own validators would run a second time.
-            fields = {name: value for name, value in row.items() if name not in {"state", STATE_VERSION, "stamp"}}
-            data = {name: _checked_json(fields.pop(name)) for name in JSON & fields.keys()}
-            checked = STORED_PROCESS.validate_python(fields)
-        except ValidationError as error:
-            raise StoredDataError(domain, process_id, explain(error)) from None
-        return _make_object({**checked, **data, "state": state}, state_type.metadata_type, private_with(row["stamp"]))
+            return read_process(self._states, {"process_id": process_id, **plain_row(row, utc_time), "state": state})
 
 
 def read_summaries(rows: Rows, unreadable: Callable[[StoredDataError], object]) -> list[ProcessSummary]:
@@ -336,7 +280,7 @@ def read_summaries(rows: Rows, unreadable: Callable[[StoredDataError], object]) 
 
 def _read_summary(row: Row) -> ProcessSummary:
     """Turn one row into a summary. Check each part of it."""
-    plain = _plain(row, quoted_time)
+    plain = plain_row(row, quoted_time)
     open_commands, since = plain.pop("open_commands", None), plain.pop("in_step_since", None)
     try:
         checked = STORED_PROCESS.validate_python(plain)
@@ -345,7 +289,7 @@ def _read_summary(row: Row) -> ProcessSummary:
         raise StoredDataError(row["domain"], row["process_id"], explain(error)) from None
     except (ValueError, OverflowError):
         raise StoredDataError(row["domain"], row["process_id"], "sent_at: the time cannot be represented") from None
-    return _make_object(
+    return make_object(
         {**checked, "open_commands": open_commands, "in_step_since": in_step_since}, ProcessSummary, None
     )
 
@@ -360,22 +304,3 @@ def read_entries(domain: str, process_id: UUID, rows: Rows) -> list[ProcessAudit
         return _make_objects(rows, [ProcessAuditEntry] * rows.count, {})
     except Exception:  # noqa: BLE001 - whatever it is, reading the rows one by one finds it
         return [read_entry(domain, process_id, row) for row in rows.one_by_one()]
-
-
-def read_entry(domain: str, process_id: UUID, row: Row) -> ProcessAuditEntry:
-    """Return the entry in a row. Check each part of it. The row may have other columns, too.
-
-    Raises:
-        StoredDataError: It has a value that this version does not know.
-    """
-    values = _plain({name: row[name] for name in ENTRY}, quoted_time)
-    try:
-        data = {name: _checked_json(values.pop(name)) for name in JSON & values.keys()}
-        checked = STORED_ENTRY.validate_python(values)
-    except ValidationError as error:
-        # `from None`: the original error quotes values. It stays in __context__, but tracebacks do not print it.
-        raise StoredDataError(
-            domain, process_id, explain(error), what=f"the stored entry of command {row['command_id']}"
-        ) from None
-    fields = {**checked, **data}
-    return _make_object({name: fields[name] for name in ENTRY}, ProcessAuditEntry, None)

@@ -27,6 +27,22 @@ from commandbus_process._arguments import (
     sorted_statuses,
     unreadable_handler,
 )
+from commandbus_process._parameters import object_key, process_key, sent_parameters, step_key
+from commandbus_process._refusals import (
+    is_redelivery,
+    match_row_again,
+    raise_first,
+    why_not_logged,
+    why_not_recorded,
+    write_or_explain,
+)
+from commandbus_process._stamps import (
+    Written,
+    forget_row,
+    matching_stamps,
+    set_stored,
+    set_unlike_its_row,
+)
 from commandbus_process._state_versions import StateVersions
 from commandbus_process._states import States
 from commandbus_process.errors import (
@@ -49,24 +65,7 @@ from commandbus_process.postgres._advance import Step, is_part_written, save_sta
 from commandbus_process.postgres._bulk import log_many, save_many
 from commandbus_process.postgres._database import Database, Tables
 from commandbus_process.postgres._listing import Listing
-from commandbus_process.postgres._parameters import object_key, process_key, sent_parameters, step_key
-from commandbus_process.postgres._reading import ProcessReader, first_row, read_entries, reading
-from commandbus_process.postgres._refusals import (
-    is_redelivery,
-    match_row_again,
-    raise_first,
-    why_not_logged,
-    why_not_recorded,
-    write_or_explain,
-)
-from commandbus_process.postgres._stamps import (
-    Written,
-    forget_row,
-    matching_stamps,
-    read_written,
-    set_stored,
-    set_unlike_its_row,
-)
+from commandbus_process.postgres._reading import ProcessReader, first_row, read_entries, read_written, reading
 from commandbus_process.postgres._transaction import check_can_lock, is_in_autocommit, run
 from commandbus_process.repository import OnUnreadable, ProcessRepository
 

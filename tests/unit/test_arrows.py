@@ -11,7 +11,8 @@ import commandbus_process
 PACKAGE = Path(commandbus_process.__file__).parent
 SHARED = (
     "_columns _arguments _json _reasons _schema_name _scripts _log "
-    "_states _state_types _state_versions _state_difference"
+    "_states _state_types _state_versions _state_difference "
+    "_stamps _parameters _checked_rows _refusals _batches"
 )
 # A module may import those of the floors below its own, and its neighbours.
 FLOORS = [

@@ -30,7 +30,7 @@ from commandbus_process import (
     StoredStateError,
     TransactionConflictError,
 )
-from commandbus_process.postgres._refusals import raise_with_others
+from commandbus_process._refusals import raise_with_others
 
 KEY = "orders", UUID(int=1)
 RECORDED = ProcessAuditEntry(step_name="reserve", command_id=UUID(int=7), reply_outcome=ReplyOutcome.SUCCESS)

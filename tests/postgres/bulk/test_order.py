@@ -18,7 +18,7 @@ from commandbus_process import (
     ProcessMetadata,
     StepAlreadyLoggedError,
 )
-from commandbus_process.postgres import _batches as batches
+from commandbus_process import _batches as batches
 from tests.support.items import (
     DOMAIN,
     NOON,

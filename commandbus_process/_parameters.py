@@ -7,9 +7,9 @@ from uuid import UUID
 from commandbus_process._arguments import STORED_NAME, check_key, check_loggable, checked, entry_columns, in_path
 from commandbus_process._columns import JSON
 from commandbus_process._json import json_array, json_row
+from commandbus_process._stamps import matching_stamps
 from commandbus_process.errors import InvalidInputError
 from commandbus_process.models import ProcessAuditEntry, ProcessMetadata
-from commandbus_process.postgres._stamps import matching_stamps
 
 
 def process_key(domain: str, process_id: UUID) -> dict[str, Any]:
@@ -34,8 +34,8 @@ def step_key(domain: str, process_id: UUID, command_id: UUID) -> dict[str, Any]:
     return {**process_key(domain, process_id), "key_command_id": command_id}
 
 
-def sent_parameters(entries: Sequence[ProcessAuditEntry]) -> dict[str, Any]:
-    """Return the parameters of the commands that are sent: one as columns, several as rows of JSON."""
+def sent_rows(entries: Sequence[ProcessAuditEntry]) -> list[dict[str, Any]]:
+    """Return the columns of each command that is sent."""
     rows: list[dict[str, Any]] = []
     seen: set[UUID] = set()
     for position, entry in enumerate(entries):
@@ -47,6 +47,12 @@ def sent_parameters(entries: Sequence[ProcessAuditEntry]) -> dict[str, Any]:
         if entry.command_id in seen:
             raise InvalidInputError(f"sent[{position}].command_id", "is the same as in another entry of sent")
         seen.add(entry.command_id)
+    return rows
+
+
+def sent_parameters(entries: Sequence[ProcessAuditEntry]) -> dict[str, Any]:
+    """Return the parameters of the commands that are sent: one as columns, several as rows of JSON."""
+    rows = sent_rows(entries)
     if len(rows) == 1:
         return {f"sent_{name}": value for name, value in rows[0].items()}
     return {"sent": json_rows(dict(enumerate(rows))), "sent_count": len(rows)}

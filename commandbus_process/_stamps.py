@@ -4,7 +4,6 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from pydantic_core import from_json
-from sqlalchemy import CursorResult
 
 from commandbus_process.models import STAMPS, ProcessMetadata, RowStamps
 
@@ -18,12 +17,6 @@ class Written(NamedTuple):
     version: int
     updated_at: datetime
     stamp: str
-
-
-def read_written(result: CursorResult[*tuple[Any, ...]]) -> Written | None:
-    """Return what was set, or `None` if nothing was written."""
-    text: str | None = result.scalar()
-    return None if text is None else written_from(text)
 
 
 def written_from(text: str) -> Written:

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
+from commandbus_process._checked_rows import Row, read_entry
 from commandbus_process._columns import JSON, SAME_COMMAND, SAME_REPLY
+from commandbus_process._stamps import version_in
 from commandbus_process.errors import (
     ConcurrentUpdateError,
     InvalidInputError,
@@ -19,8 +21,6 @@ from commandbus_process.errors import (
     StepNotFoundError,
 )
 from commandbus_process.models import ProcessAuditEntry, StepReply
-from commandbus_process.postgres._reading import Row, read_entry
-from commandbus_process.postgres._stamps import version_in
 
 ResultT = TypeVar("ResultT")
 
@@ -152,6 +152,33 @@ def why_not_recorded(
         return None
     entry = read_entry(domain, process_id, recorded)
     return ReplyConflictError(domain, process_id, entry, reply, missing, is_same=recorded["same"])
+
+
+def why_not_taken(
+    key: tuple[str, UUID],
+    recorded: Row | None,
+    reply: ProcessAuditEntry | StepReply | None,
+    logged: Sequence[Row | None],
+    sent: Sequence[ProcessAuditEntry],
+) -> list[ProcessRepositoryError | None]:
+    """Return why the reply and the commands of a step were not written, the most telling error first.
+
+    Args:
+        key: The process's domain and id.
+        recorded: What `WHY_NOT_RECORDED` found, if there is a reply.
+        reply: The reply, if any.
+        logged: What `WHY_NOT_LOGGED` found for each command.
+        sent: The commands.
+    """
+    not_there = [entry for entry, row in zip(sent, logged, strict=True) if row is None or not row["same"]]
+    missing = f"command {not_there[0].command_id}" if not_there else "the reply"
+    of_commands = (why_not_logged(*key, row, entry, missing) for row, entry in zip(logged, sent, strict=True))
+    # A command that is stored as another one comes before one that is stored as it was given.
+    errors: list[ProcessRepositoryError | None]
+    errors = sorted(of_commands, key=lambda error: getattr(error, "is_same", False))
+    if reply is not None:
+        errors.insert(0, why_not_recorded(*key, recorded, reply, missing))
+    return errors
 
 
 def _differ(stored: object, given: object) -> bool:

@@ -4,16 +4,26 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from operator import itemgetter
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel
 
-from commandbus_process._arguments import in_path
+from commandbus_process._arguments import (
+    check_key,
+    check_loggable,
+    check_process,
+    entry_columns,
+    in_path,
+    new_process_columns,
+)
+from commandbus_process._columns import JSON
+from commandbus_process._parameters import json_rows
 from commandbus_process.errors import InvalidInputError
-from commandbus_process.postgres._parameters import json_rows
+from commandbus_process.models import ProcessAuditEntry, ProcessMetadata, StateT
 
 ItemT = TypeVar("ItemT")
+Step: TypeAlias = tuple[str, UUID, ProcessAuditEntry]
 
 _MOST_ITEMS = 1000
 _MOST_CHARACTERS = 1_000_000
@@ -94,6 +104,40 @@ def check_iterable(what: str, items: object, item_type: str) -> None:
     """
     if isinstance(items, BaseModel) or not isinstance(items, Iterable | AsyncIterable):
         raise InvalidInputError(what, f"must be an iterable of {item_type}, not {type(items).__name__}")
+
+
+def prepare_process(
+    process: ProcessMetadata[StateT], state_columns: Callable[[ProcessMetadata[StateT]], Mapping[str, Any]]
+) -> Prepared:
+    """Check a process, and return it as it is sent."""
+    check_process(process)
+    row = {**new_process_columns(process), **state_columns(process)}
+    return Prepared((process.domain, process.process_id), None, row, len(row["state"]))
+
+
+def prepare_step(step: Step) -> Prepared:
+    """Check a step, and return it as it is sent."""
+    domain, process_id, entry = _checked_step(step)
+    check_key(domain, process_id)
+    check_loggable(entry)
+    row: dict[str, Any] = {**entry_columns(entry), "domain": domain, "process_id": process_id}
+    size = sum(len(row[name]) for name in JSON if row.get(name) is not None)
+    return Prepared((domain, process_id), entry.command_id, row, size)
+
+
+def _checked_step(step: tuple[Any, ...]) -> Step:
+    """Return a step that is a tuple of three with an entry. Its domain and process id are not checked here."""
+    if not isinstance(step, tuple):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise InvalidInputError("entry", f"must be (domain, process id, ProcessAuditEntry), not {type(step).__name__}")
+    match step:
+        case (domain, process_id, ProcessAuditEntry() as entry):
+            return domain, process_id, entry
+        case (_, _, other):
+            raise InvalidInputError("entry", f"must be a ProcessAuditEntry, not {type(other).__name__}")
+        case wrong:
+            raise InvalidInputError(
+                "entry", f"must be (domain, process id, ProcessAuditEntry), not {len(wrong)} values"
+            )
 
 
 async def in_batches(
