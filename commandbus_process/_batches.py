@@ -52,7 +52,7 @@ class Batch(Generic[ItemT]):
 
     def __init__(self) -> None:
         self.items: list[ItemT] = []
-        self._prepared: list[Prepared] = []
+        self.prepared: list[Prepared] = []
         self._keys: set[tuple[tuple[str, UUID], UUID | None]] = set()
         self._size = 0
 
@@ -67,7 +67,7 @@ class Batch(Generic[ItemT]):
     def add(self, item: ItemT, prepared: Prepared) -> None:
         """Append an item."""
         self.items.append(item)
-        self._prepared.append(prepared)
+        self.prepared.append(prepared)
         self._keys.add((prepared.process, prepared.command_id))
         self._size += prepared.size
 
@@ -75,7 +75,7 @@ class Batch(Generic[ItemT]):
         """Return the positions of the items in the order in which they are written."""
 
         def key(position: int) -> tuple[str, int]:
-            domain, process_id = self._prepared[position].process
+            domain, process_id = self.prepared[position].process
             return domain, process_id.int  # integers are compared in C, UUIDs in Python
 
         return sorted(range(len(self.items)), key=key)
@@ -88,12 +88,12 @@ class Batch(Generic[ItemT]):
         """
         order = self.order()
         numbers = range(len(order)) if only is None else only
-        return json_rows({number: self._prepared[order[number]].row for number in numbers})
+        return json_rows({number: self.prepared[order[number]].row for number in numbers})
 
     def rows(self, names: Iterable[str]) -> list[Sequence[Any]]:
         """Return the items as rows of the named columns, in the order of writing."""
         values = itemgetter(*names)
-        return [values(self._prepared[position].row) for position in self.order()]
+        return [values(self.prepared[position].row) for position in self.order()]
 
 
 def check_iterable(what: str, items: object, item_type: str) -> None:

@@ -17,8 +17,6 @@ from commandbus_process import (
     ProcessAuditEntry,
     ProcessMetadata,
     ProcessNotFoundError,
-    ReplyOutcome,
-    StepReply,
 )
 from tests.support.items import DOMAIN, new_process
 
@@ -227,16 +225,6 @@ async def test_what_plain_sql_wrote_is_not_overwritten(
         await repository.update(mine)
 
 
-async def test_the_public_time_is_no_witness(repository: Repository) -> None:
-    """Existing process managers assign to it before they update."""
-    mine, other = await two_readers(repository)
-    mine.updated_at = other.updated_at = new_process().updated_at
-    await repository.update(mine)
-    other.updated_at = mine.updated_at
-    with pytest.raises(ConcurrentUpdateError):
-        await repository.update(other)
-
-
 async def test_another_process_type_is_refused(repository: Repository, subtests: pytest.Subtests) -> None:
     mine, _ = await two_readers(repository)
     mine.process_type = "refund"
@@ -245,58 +233,3 @@ async def test_another_process_type_is_refused(repository: Repository, subtests:
             with pytest.raises(InvalidInputError) as caught:
                 await write(repository, mine, None)
             assert caught.value.field == "process_type"
-
-
-async def test_a_process_is_saved_with_its_first_commands(repository: Repository, conn: AsyncConnection | None) -> None:
-    for count in (0, 1, 3):
-        process = new_process()
-        sent = [
-            ProcessAuditEntry(step_name=f"step {number}", command_id=uuid4(), command_type="Do")
-            for number in range(count)
-        ]
-        await repository.save(process, conn, sent=sent)
-        assert await repository.get_by_id(DOMAIN, process.process_id, conn) == process
-        assert await repository.get_audit_trail(DOMAIN, process.process_id, conn) == sent
-        await repository.update(process, conn)
-
-
-async def test_what_must_be_undone(repository: Repository, conn: AsyncConnection | None) -> None:
-    process = new_process()
-    await repository.save(process, conn)
-    key = DOMAIN, process.process_id
-    reserve, charge, ship, unknown = [
-        ProcessAuditEntry(step_name=name, command_id=uuid4(), command_type="Do")
-        for name in ("reserve", "charge", "ship", "unknown")
-    ]
-    # The sender of the second has a clock that is behind.
-    charge.sent_at = reserve.sent_at.replace(year=2020)
-    for entry, outcome in ((reserve, "SUCCESS"), (charge, "SUCCESS"), (ship, "FAILED")):
-        assert await repository.log_step(*key, entry, conn)
-        assert not await repository.log_step(*key, entry, conn)
-        reply = StepReply(entry.command_id, ReplyOutcome(outcome), {"of": entry.step_name})
-        assert await repository.update_step_reply(*key, entry.command_id, reply, conn)
-        assert not await repository.update_step_reply(*key, entry.command_id, reply, conn)
-    await repository.log_step(*key, unknown, conn)
-
-    async def to_undo(*, include_unknown: bool = False) -> list[str]:
-        entries = await repository.get_steps_to_compensate(*key, conn, include_unknown=include_unknown)
-        return [entry.step_name for entry in entries]
-
-    assert await repository.get_completed_steps(*key, conn) == ["reserve", "charge"]
-    assert await to_undo() == ["charge", "reserve"]
-    assert await to_undo(include_unknown=True) == ["unknown", "charge", "reserve"]
-    [first, _] = await repository.get_steps_to_compensate(*key, conn)
-    assert first.reply_data == {"of": "charge"}
-
-    undo = ProcessAuditEntry(step_name="refund", command_id=uuid4(), command_type="Undo", compensates=charge.command_id)
-    await repository.log_step(*key, undo, conn)
-    assert await to_undo() == ["charge", "reserve"]  # it is not answered yet
-    await repository.update_step_reply(*key, undo.command_id, StepReply(undo.command_id, ReplyOutcome.SUCCESS), conn)
-    assert await to_undo() == ["reserve"]
-    assert (await repository.get_audit_trail(*key, conn))[-1].compensates == charge.command_id
-
-
-async def test_a_reply_to_another_command_is_refused(repository: Repository) -> None:
-    with pytest.raises(InvalidInputError) as caught:
-        await repository.update_step_reply(DOMAIN, uuid4(), uuid4(), StepReply(uuid4(), ReplyOutcome.SUCCESS))
-    assert caught.value.field == "command_id"

@@ -10,13 +10,14 @@ PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 def mapped() -> set[str]:
     """The modules on the map, by their paths. An indentation of two is a folder's inside."""
     found: set[str] = set()
-    folder = ""
+    folders: list[str] = []
     lines = PAGE.split("\ncommandbus_process/\n")[1].split("\nalembic/")[0].splitlines()
     for indentation, name in re.findall(r"^( +)([\w./]+)", "\n".join(lines), re.MULTILINE):
+        del folders[len(indentation) // 2 - 1 :]
         if name.endswith("/"):
-            folder = name
+            folders.append(name)
         elif name.endswith(".py"):
-            found.add(f"{folder if len(indentation) > 2 else ''}{name}")
+            found.add("".join((*folders, name)))
     return found
 
 

@@ -21,6 +21,7 @@ FLOORS = [
     set(SHARED.split()),
     {"grants", "guards", "migrations", "postgres"},
     {"retention", "states"},
+    {"testing"},
     {"__init__"},
 ]
 MODULES = {

@@ -9,7 +9,7 @@ from commandbus_process import (
     ReplyOutcome,
     StepNotFoundError,
 )
-from tests.support.advancing import LATER, NOON, Waiting, answered, new_command, reply_to
+from tests.support.advancing import LATER, NOON, Waiting, new_command, reply_to
 
 
 def at_another_time(entry: ProcessAuditEntry) -> ProcessAuditEntry:
@@ -56,16 +56,6 @@ async def test_a_redelivery_whose_process_was_decided_again(waiting: Waiting, *,
     with pytest.raises(ConcurrentUpdateError):
         await waiting.repository.update(again, waiting.conn)
     assert await waiting.everything() == before
-
-
-async def test_a_step_without_reply_and_commands_is_no_redelivery(waiting: Waiting) -> None:
-    """It has nothing by which it could be recognised: two that count up at once are two steps."""
-    first, second = [await waiting.repository.get_by_id(*waiting.key, waiting.conn) for _ in range(2)]
-    assert first is not None
-    assert second is not None
-    assert await waiting.repository.advance(first, waiting.conn)
-    with pytest.raises(ConcurrentUpdateError):
-        await waiting.repository.advance(second, waiting.conn)
 
 
 async def test_a_step_that_was_taken_already_in_part_only(waiting: Waiting) -> None:
@@ -124,20 +114,6 @@ async def test_an_update_of_the_same_content_is_not_the_step(waiting: Waiting) -
             await waiting.repository.advance(waiting.next(), waiting.conn, reply=reply, sent=sent)
         assert (caught.value.expected_version, caught.value.actual_version) == (2, 3)
     assert await waiting.everything() == before
-
-
-async def test_one_step_after_another_from_one_object(waiting: Waiting) -> None:
-    process, asked = waiting.next(), waiting.asked
-    expected: list[ProcessAuditEntry] = [waiting.done]
-    for number in range(3):
-        reply, sent = reply_to(asked), new_command(f"step {number}")
-        process.state = {"number": number}
-        await waiting.repository.advance(process, waiting.conn, reply=reply, sent=sent)
-        expected.append(answered(asked, reply))
-        asked = sent
-        assert await waiting.repository.get_by_id(*waiting.key, waiting.conn) == process
-    assert process.version == 5
-    assert await waiting.trail() == [*expected, asked]
 
 
 async def test_what_is_rolled_back_was_not_taken(committed: Waiting) -> None:

@@ -134,40 +134,6 @@ def test_a_conflict_names_the_fields_that_are_missing() -> None:
         assert "command 7 is not" in str(error)
 
 
-@pytest.mark.parametrize(("stored", "given"), [({"paid": 1}, {"paid": True}), ({"paid": 0}, {"paid": False})])
-async def test_data_that_is_equal_only_to_python_is_other_data(
-    waiting: Waiting, stored: JsonObject, given: JsonObject
-) -> None:
-    repository, key, conn = waiting.repository, waiting.key, waiting.conn
-    entry = new_command(command_data=stored)
-    await repository.log_step(*key, entry, conn)
-    await repository.update_step_reply(*key, entry.command_id, reply_to(entry, reply_data=stored), conn)
-    with pytest.raises(ReplyConflictError, match="other data") as reply:
-        await repository.update_step_reply(*key, entry.command_id, reply_to(entry, reply_data=given), conn)
-    with pytest.raises(StepAlreadyLoggedError, match=r"\(they differ in command_data\)") as logged:
-        await repository.log_step(*key, entry.model_copy(update={"command_data": given}), conn)
-    assert not reply.value.is_same
-    assert not logged.value.is_same
-    assert logged.value.different == ("command_data",)
-
-
-async def test_a_step_of_another_process_is_not_answered_and_not_in_the_way(waiting: Waiting) -> None:
-    """The same command ids, in a process of the same domain and in one of the same id."""
-    neighbours = [new_process(), waiting.process.model_copy(deep=True, update={"domain": "refunds"})]
-    sent = [new_command(), new_command("ship")]
-    for neighbour in neighbours:
-        await waiting.repository.save(neighbour, waiting.conn)
-        for entry in (waiting.asked, *sent):
-            await waiting.repository.log_step(neighbour.domain, neighbour.process_id, entry, waiting.conn)
-    reply = reply_to(waiting.asked)
-    await waiting.repository.advance(waiting.next(), waiting.conn, reply=reply, sent=sent)
-    assert await waiting.trail() == [waiting.done, answered(waiting.asked, reply), *sent]
-    for neighbour in neighbours:
-        key = neighbour.domain, neighbour.process_id
-        assert await waiting.repository.get_by_id(*key, waiting.conn) == neighbour
-        assert await waiting.repository.get_audit_trail(*key, waiting.conn) == [waiting.asked, *sent]
-
-
 async def test_a_step_that_only_another_process_has(waiting: Waiting) -> None:
     """A step of another process proves nothing about this one: not that it was sent, and not that it waits."""
     theirs = new_command()

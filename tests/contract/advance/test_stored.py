@@ -9,7 +9,6 @@ import pytest
 from commandbus_process import (
     JsonObject,
     ReplyOutcome,
-    StepReply,
 )
 from tests.support.advancing import NOON, SHAPES, Waiting, answered, new_command, reply_to
 from tests.support.items import DOMAIN, new_process
@@ -72,37 +71,6 @@ async def test_a_step_is_stored_whole(waiting: Waiting, *, with_reply: bool, nam
     ]
     asked = waiting.asked if reply is None else answered(waiting.asked, reply)
     assert await waiting.trail() == [waiting.done, asked, *sent]
-
-
-async def test_many_commands_are_in_the_trail_in_the_order_in_which_they_were_given(committed: Waiting) -> None:
-    sent = [new_command(f"step {number}") for number in range(200)]
-    await committed.repository.advance(committed.next(), sent=(entry for entry in sent))
-    assert await committed.trail() == [committed.done, committed.asked, *sent]
-
-
-async def test_one_entry_is_one_command(committed: Waiting) -> None:
-    sent = new_command()
-    await committed.repository.advance(committed.next(), sent=sent)
-    assert await committed.trail() == [committed.done, committed.asked, sent]
-
-
-async def test_a_reply_without_a_time_was_received_at_this_moment(committed: Waiting) -> None:
-    reply, before = reply_to(committed.asked, received_at=None), datetime.now(UTC)
-    sent = new_command(reply_outcome=ReplyOutcome.CANCELED, sent_at=before)
-    await committed.repository.advance(committed.next(), reply=reply, sent=sent)
-    for entry in (await committed.trail())[1:]:
-        assert entry.received_at is not None
-        assert before <= entry.received_at <= datetime.now(UTC)
-
-
-async def test_a_reply_without_a_time_was_received_before_the_commands_that_it_causes(committed: Waiting) -> None:
-    """They were made before the library was called."""
-    reply = StepReply(committed.asked.command_id, ReplyOutcome.SUCCESS)
-    sent = [new_command(sent_at=datetime.now(UTC)), new_command("ship", sent_at=datetime.now(UTC))]
-    await committed.repository.advance(committed.next(), reply=reply, sent=sent)
-    asked = next(entry for entry in await committed.trail() if entry.command_id == committed.asked.command_id)
-    assert asked.received_at is not None
-    assert all(asked.received_at <= entry.sent_at for entry in sent)
 
 
 async def test_what_is_sent_is_stored_as_the_single_methods_store_it(committed: Waiting) -> None:

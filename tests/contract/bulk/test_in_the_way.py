@@ -1,7 +1,6 @@
 """What is in the way of many items: which error, about which item, and with which others."""
 
 import pickle
-from datetime import timedelta
 from itertools import chain
 from uuid import UUID, uuid4
 
@@ -21,7 +20,7 @@ from commandbus_process import (
     StoredDataError,
 )
 from commandbus_process.tables import process_audit
-from tests.support.bulk_failures import Connection, Repository
+from tests.support.bulk_failures import Repository
 from tests.support.databases import write_unchecked
 from tests.support.items import (
     BATCH,
@@ -60,10 +59,6 @@ async def test_one_id_twice(
     assert await numbers(engine) == (0, 0)
 
 
-async def test_one_id_in_two_domains_is_two_processes(repository: Repository, process: ProcessMetadata) -> None:
-    assert await repository.save_many([process, process.model_copy(update={"domain": "refunds"})]) == 2
-
-
 def assert_is_told_with(error: ProcessError, others: list[tuple[type[ProcessError], UUID]]) -> None:
     assert [(type(other), other.process_id) for other in error.other_errors] == others
     assert f"and {len(others)} more" in str(error)
@@ -85,18 +80,6 @@ async def test_the_error_is_about_the_first_taken_id_and_lists_the_others(
     assert caught.value.process_id == first
     assert_is_told_with(caught.value, [(ProcessAlreadyExistsError, other) for other in others])
     assert await numbers(engine) == (20, 0)
-
-
-@pytest.mark.parametrize("between", [0, BATCH + 100])
-async def test_one_entry_twice_is_harmless(
-    repository: Repository, conn: Connection, process: ProcessMetadata, between: int
-) -> None:
-    await repository.save(process, conn)
-    entry, others = new_entry(), list(new_entries(between))
-    again = entry.model_copy(update={"sent_at": NOON - timedelta(days=1)})
-    logged = await repository.log_many(for_process(DOMAIN, process.process_id, [entry, *others, again, entry]), conn)
-    assert logged == 1 + between
-    assert await repository.get_audit_trail(DOMAIN, process.process_id, conn) == [entry, *others]
 
 
 @pytest.mark.parametrize("between", [0, BATCH + 100])
@@ -123,34 +106,6 @@ DIFFERENCES: list[dict[str, object]] = [
     {"reply_data": {"reserved": 4}},
     {"reply_data": None},
 ]
-
-
-async def test_each_difference_to_what_is_logged_is_seen(
-    repository: Repository, conn: Connection, process: ProcessMetadata, subtests: pytest.Subtests
-) -> None:
-    await repository.save(process, conn)
-    entry = new_entry(reply_outcome=ReplyOutcome.SUCCESS, reply_data={"reserved": 3}, received_at=NOON)
-    await repository.log_step(DOMAIN, process.process_id, entry, conn)
-    for difference in DIFFERENCES:
-        with subtests.test(str(difference)):
-            other = entry.model_copy(update=difference)
-            with pytest.raises(StepAlreadyLoggedError, match=next(iter(difference))) as caught:
-                await repository.log_many(for_process(DOMAIN, process.process_id, [new_entry(), other]), conn)
-            assert (caught.value.recorded, caught.value.given) == (entry, other)
-    assert await repository.get_audit_trail(DOMAIN, process.process_id, conn) == [entry]
-
-
-async def test_an_entry_that_was_replied_to_since_is_the_same(
-    repository: Repository, conn: Connection, process: ProcessMetadata
-) -> None:
-    await repository.save(process, conn)
-    entry = new_entry()
-    reply = entry.model_copy(update={"reply_outcome": ReplyOutcome.SUCCESS, "received_at": NOON})
-    await repository.log_many(for_process(DOMAIN, process.process_id, [entry]), conn)
-    await repository.update_step_reply(DOMAIN, process.process_id, entry.command_id, reply, conn)
-    for again in (entry, reply):
-        assert await repository.log_many(for_process(DOMAIN, process.process_id, [again]), conn) == 0
-    assert await repository.get_audit_trail(DOMAIN, process.process_id, conn) == [reply]
 
 
 async def insert_plainly(

@@ -1,7 +1,7 @@
 """Many processes, or many steps, are stored as the single methods store them."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
@@ -44,54 +44,6 @@ def form(request: pytest.FixtureRequest) -> str:
 # What is stored.
 
 
-async def test_many_processes_are_saved(repository: Repository, conn: Connection, form: str) -> None:
-    processes = list(new_processes(3))
-    before = [process.model_copy(deep=True) for process in processes]
-    assert await repository.save_many(given_as(form, processes), conn) == 3
-    for process, each in zip(processes, before, strict=True):
-        assert process == each.model_copy(update={"version": 1})
-        assert await repository.get_by_id(DOMAIN, process.process_id, conn) == process
-
-
-async def test_what_was_saved_in_bulk_can_be_updated(repository: Repository, conn: Connection) -> None:
-    changed, unchanged = processes = list(new_processes(2))
-    await repository.save_many(processes, conn)
-    changed.state = {"total": 13}
-    for process in processes:
-        process.status = ProcessStatus.COMPLETED
-        await repository.update(process, conn)
-        assert process.version == 2
-        assert await repository.get_by_id(DOMAIN, process.process_id, conn) == process
-    assert unchanged.state == new_process().state
-
-
-async def test_many_steps_are_logged(
-    repository: Repository, conn: Connection, process: ProcessMetadata, form: str
-) -> None:
-    replied = {"reply_outcome": ReplyOutcome.FAILED, "reply_data": {"code": 7}, "received_at": NOON + timedelta(days=1)}
-    entries = [new_entry("reserve"), new_entry("charge", command_data=None, **replied), new_entry("pack")]
-    await repository.save(process, conn)
-    assert await repository.log_many(given_as(form, for_process(DOMAIN, process.process_id, entries)), conn) == 3
-    assert await repository.get_audit_trail(DOMAIN, process.process_id, conn) == entries
-
-
-async def test_steps_of_many_processes_are_logged(repository: Repository, conn: Connection, form: str) -> None:
-    one, two = list(new_processes(2))
-    elsewhere = one.model_copy(update={"domain": "refunds"})
-    await repository.save_many([one, two, elsewhere], conn)
-    entry, later = new_entry(), new_entry("charge")  # a command id is unique within a process only
-    steps = [
-        (two.domain, two.process_id, entry),
-        (one.domain, one.process_id, later),
-        (elsewhere.domain, elsewhere.process_id, entry),
-        (one.domain, one.process_id, entry),
-    ]
-    assert await repository.log_many(given_as(form, steps), conn) == 4
-    assert await repository.get_audit_trail(one.domain, one.process_id, conn) == [later, entry]
-    assert await repository.get_audit_trail(two.domain, two.process_id, conn) == [entry]
-    assert await repository.get_audit_trail("refunds", one.process_id, conn) == [entry]
-
-
 async def test_nothing_is_given(repository: Repository, engine: AsyncEngine, conn: Connection) -> None:
     for each in ("list", "generator", "async generator"):
         assert await repository.save_many(given_as(each, new_processes(0)), conn) == 0
@@ -99,17 +51,6 @@ async def test_nothing_is_given(repository: Repository, engine: AsyncEngine, con
         steps: list[Step] = []
         assert await repository.log_many(given_as(each, steps), conn) == 0
     assert await numbers(engine) == (0, 0)
-
-
-async def test_only_new_entries_are_counted(repository: Repository, conn: Connection, process: ProcessMetadata) -> None:
-    await repository.save(process, conn)
-    known, new = new_entry("known"), list(new_entries(3))
-    await repository.log_step(DOMAIN, process.process_id, known, conn)
-    later = known.model_copy(update={"sent_at": NOON + timedelta(days=1)})  # delivered again, handled later
-    assert await repository.log_many(for_process(DOMAIN, process.process_id, [new[0], later, *new[1:]]), conn) == 3
-    steps = [(DOMAIN, process.process_id, entry) for entry in (known, *new)]
-    assert await repository.log_many(steps, conn) == 0
-    assert await repository.get_audit_trail(DOMAIN, process.process_id, conn) == [known, *new]
 
 
 async def test_thousands_of_items_are_sent_in_batches(repository: Repository, conn: Connection) -> None:
@@ -200,14 +141,6 @@ async def test_processes_are_stored_as_save_stores_them(repository: Repository, 
     assert await stored(engine, process_table, "in bulk") == singly
 
 
-async def test_the_domain_of_many_may_be_any_text(repository: Repository) -> None:
-    process, entry = new_process().model_copy(update={"domain": ODD_TEXT}), new_entry(ODD_TEXT, command_type=ODD_TEXT)
-    await repository.save_many([process])
-    await repository.log_many(for_process(ODD_TEXT, process.process_id, [entry]))
-    assert await repository.get_by_id(ODD_TEXT, process.process_id) == process
-    assert await repository.get_audit_trail(ODD_TEXT, process.process_id) == [entry]
-
-
 def odd_entries() -> Iterator[ProcessAuditEntry]:
     for data in (None, *OBJECTS):
         yield new_entry(command_data=data)
@@ -233,12 +166,3 @@ async def test_entries_are_stored_as_log_step_stores_them(
     assert await stored(engine, process_audit, "of many") == singly
     # The server compares numbers as decimals, even if Python compares them as floats.
     assert await repository.log_many(for_process("singly", process.process_id, entries)) == 0
-
-
-async def test_replies_without_a_time_were_received_now(repository: Repository, process: ProcessMetadata) -> None:
-    await repository.save(process)
-    before = datetime.now(UTC)
-    await repository.log_many(for_process(DOMAIN, process.process_id, [new_entry(reply_outcome=ReplyOutcome.SUCCESS)]))
-    [found] = await repository.get_audit_trail(DOMAIN, process.process_id)
-    assert found.received_at is not None
-    assert before <= found.received_at <= datetime.now(UTC)
