@@ -5,6 +5,17 @@ need pytest.
 """
 
 from commandbus_process.testing._store import InMemoryStore
+from commandbus_process.testing.faults import AcknowledgementLostError, ConnectionLostError, Fault, FaultyRepository
 from commandbus_process.testing.memory import NO_CONNECTION, InMemoryProcessRepository
+from commandbus_process.testing.redelivery import assert_redelivery_safe
 
-__all__ = ["NO_CONNECTION", "InMemoryProcessRepository", "InMemoryStore"]
+__all__ = [
+    "NO_CONNECTION",
+    "AcknowledgementLostError",
+    "ConnectionLostError",
+    "Fault",
+    "FaultyRepository",
+    "InMemoryProcessRepository",
+    "InMemoryStore",
+    "assert_redelivery_safe",
+]

@@ -17,7 +17,7 @@ from commandbus_process._refusals import raise_with_others, why_not_logged
 from commandbus_process._stamps import forget_row, set_stored
 from commandbus_process.errors import ProcessAlreadyExistsError, ProcessError
 from commandbus_process.models import ProcessMetadata, StateT
-from commandbus_process.testing._store import InMemoryStore, found_for_entry
+from commandbus_process.testing._store import InMemoryStore, found_for_entry, written
 
 # The items may come from an asynchronous iterator, so other tasks can write between two batches. Nothing is visible to
 # them before the last batch: it is staged in a store of its own, and written at the end if there still is no conflict.
@@ -27,10 +27,12 @@ async def save_many(
     store: InMemoryStore,
     processes: Iterable[ProcessMetadata[StateT]] | AsyncIterable[ProcessMetadata[StateT]],
     state_text: Callable[[ProcessMetadata[StateT]], str],
+    *,
+    ahead: bool,
 ) -> int:
     """Insert new processes, and return how many were inserted."""
     check_iterable("processes", processes, "ProcessMetadata")
-    staged: dict[tuple[str, UUID], tuple[ProcessMetadata[StateT], Prepared]] = {}
+    staged: dict[tuple[str, UUID], dict[str, Any]] = {}
 
     def prepare(process: ProcessMetadata[StateT]) -> Prepared:
         return prepare_process(process, state_text)
@@ -38,14 +40,16 @@ async def save_many(
     async def stage(batch: Batch[ProcessMetadata[StateT]]) -> int:
         keys = [each.process for each in batch.prepared]
         _raise_taken(key for key in keys if key in staged or store.process(key) is not None)
-        staged.update(zip(keys, zip(batch.items, batch.prepared, strict=True), strict=True))
+        for process, prepared in zip(batch.items, batch.prepared, strict=True):
+            row = staged[prepared.process] = store.new_row(prepared.row)
+            forget_row(process)
+            set_stored(process, written(row), is_committed=True)
         return len(keys)
 
-    count = await in_batches("processes", processes, prepare, stage, ahead=False)
+    count = await in_batches("processes", processes, prepare, stage, ahead=ahead)
     _raise_taken(key for key in staged if store.process(key) is not None)
-    for process, prepared in staged.values():
-        forget_row(process)
-        set_stored(process, store.insert_process(prepared.row), is_committed=True)
+    for row in staged.values():
+        store.insert_process(row)
     return count
 
 
@@ -53,7 +57,7 @@ def _raise_taken(keys: Iterable[tuple[str, UUID]]) -> None:
     raise_with_others(ProcessAlreadyExistsError(*key) for key in keys)
 
 
-async def log_many(store: InMemoryStore, steps: Iterable[Step] | AsyncIterable[Step]) -> int:
+async def log_many(store: InMemoryStore, steps: Iterable[Step] | AsyncIterable[Step], *, ahead: bool) -> int:
     """Log entries, and return how many were new."""
     check_iterable("steps", steps, "(domain, process id, ProcessAuditEntry)")
     staged: list[tuple[Step, dict[str, Any]]] = []
@@ -66,12 +70,12 @@ async def log_many(store: InMemoryStore, steps: Iterable[Step] | AsyncIterable[S
         for step, row in new:
             key = step[:2]
             if staging.process(key) is None:
-                staging.insert_process({"domain": key[0], "process_id": key[1], "updated_at": None})
+                staging.insert_process(staging.new_row({"domain": key[0], "process_id": key[1], "updated_at": None}))
             staging.insert_step(key, row)
         staged.extend(new)
         return len(new)
 
-    await in_batches("steps", steps, prepare_step, stage, ahead=False)
+    await in_batches("steps", steps, prepare_step, stage, ahead=ahead)
     raise_with_others(_why_not(store, step, row) for step, row in staged)
     count = 0
     for step, row in staged:

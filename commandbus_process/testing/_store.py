@@ -43,13 +43,18 @@ class InMemoryStore:
         """Return one step of a process."""
         return self._steps.get(key, {}).get(command_id)
 
-    def insert_process(self, values: Mapping[str, Any]) -> Written:
-        """Insert a process, whose key must be free."""
+    def new_row(self, values: Mapping[str, Any]) -> Row:
+        """Return the row of a new process, which `insert_process` takes."""
         row = {**_as_stored(values), "version": FIRST_VERSION}
+        self._stamp(row)
+        return row
+
+    def insert_process(self, row: Row) -> Written:
+        """Insert a process, whose key must be free."""
         key = row["domain"], row["process_id"]
         self._processes[key] = row
         self._steps[key] = {}
-        return self._stamp(row)
+        return written(row)
 
     def update_process(self, key: Key, values: Mapping[str, Any]) -> Written:
         """Update a process, which must exist."""

@@ -125,7 +125,7 @@ class InMemoryProcessRepository(ProcessRepository[StateT]):
         if self._store.process(key) is not None:
             raise ProcessAlreadyExistsError(*key)
         forget_row(process)
-        set_stored(process, self._store.insert_process(values), is_committed=True)
+        set_stored(process, self._store.insert_process(self._store.new_row(values)), is_committed=True)
         for row in rows:
             self._store.insert_step(key, row)
 
@@ -220,9 +220,9 @@ class InMemoryProcessRepository(ProcessRepository[StateT]):
     async def _find(
         self, wanted: ProcessFilter, limit: int | None, conn: AsyncConnection | None, on_unreadable: OnUnreadable
     ) -> list[ProcessMetadata[StateT]]:
+        checked_limit = None if limit is None else checked(LIMIT, "limit", limit)
         given = checked_filter(wanted)
         known = only_known_types(given.get("process_type"), self._states.process_types)
-        checked_limit = None if limit is None else checked(LIMIT, "limit", limit)
         unreadable_handler(on_unreadable)
         await self._begin(conn)
         by = "deadline" if "deadline_before" in given else "created_at"
@@ -370,7 +370,7 @@ class InMemoryProcessRepository(ProcessRepository[StateT]):
         conn: AsyncConnection | None = None,
     ) -> int:
         await self._begin(conn)
-        return await save_many(self._store, processes, self._states.write)
+        return await save_many(self._store, processes, self._states.write, ahead=conn is None)
 
     @override
     async def log_many(
@@ -379,7 +379,7 @@ class InMemoryProcessRepository(ProcessRepository[StateT]):
         conn: AsyncConnection | None = None,
     ) -> int:
         await self._begin(conn)
-        return await log_many(self._store, steps)
+        return await log_many(self._store, steps, ahead=conn is None)
 
 
 _BEFORE = {"created_before": "created_at", "updated_before": "updated_at", "deadline_before": "deadline"}
