@@ -13,8 +13,6 @@ from commandbus_process.migrations import migrate
 
 NEXT = {"ReserveStock": ["ChargeCard"], "ChargeCard": []}
 UNDO = {"ReserveStock": "ReleaseStock", "ChargeCard": "RefundCard"}
-engine = create_async_engine(make_url(os.environ["DATABASE_URL"]).set(drivername="postgresql+psycopg"))
-repository = cp.PostgresProcessRepository(engine)
 
 
 def command(order_id: UUID, name: str, undoes: UUID | None = None) -> cp.ProcessAuditEntry:
@@ -22,7 +20,7 @@ def command(order_id: UUID, name: str, undoes: UUID | None = None) -> cp.Process
     return cp.ProcessAuditEntry(step_name=name, command_id=uuid5(order_id, name), command_type=name, compensates=undoes)
 
 
-async def on_reply(order_id: UUID, reply: cp.StepReply) -> list[cp.ProcessAuditEntry]:
+async def on_reply(order_id: UUID, reply: cp.StepReply, repository: cp.ProcessRepository) -> list[cp.ProcessAuditEntry]:
     """Record a reply and log the next command, in one step. Return what to send. A repeated reply sends nothing."""
     order = await repository.get_by_id("orders", order_id)
     trail = {entry.command_id: entry for entry in await repository.get_audit_trail("orders", order_id)}
@@ -43,17 +41,19 @@ async def on_reply(order_id: UUID, reply: cp.StepReply) -> list[cp.ProcessAuditE
 
 
 async def main() -> None:
+    engine = create_async_engine(make_url(os.environ["DATABASE_URL"]).set(drivername="postgresql+psycopg"))
     await migrate(engine)
-    order = cp.ProcessMetadata[cp.JsonObject](domain="orders", process_id=uuid4(), process_type="order", state={})
-    sent = [command(order.process_id, "ReserveStock")]
-    order.status, order.current_step = cp.ProcessStatus.WAITING_FOR_REPLY, sent[0].step_name
-    await repository.save(order, sent=sent)
+    repository, order_id = cp.PostgresProcessRepository(engine), uuid4()
+    order = cp.ProcessMetadata[cp.JsonObject](domain="orders", process_id=order_id, process_type="order", state={})
+    order.status, order.current_step = cp.ProcessStatus.WAITING_FOR_REPLY, "ReserveStock"
+    await repository.save(order, sent=(sent := [command(order_id, "ReserveStock")]))
     while sent:
-        name, key = sent[0].step_name, sent[0].command_id
-        reply = cp.StepReply(key, cp.ReplyOutcome.FAILED if name == "ChargeCard" else cp.ReplyOutcome.SUCCESS)
-        sent, again = [await on_reply(order.process_id, reply) for _ in range(2)]  # a bus delivers twice
+        outcome = cp.ReplyOutcome("FAILED" if sent[0].step_name == "ChargeCard" else "SUCCESS")
+        name, reply = sent[0].step_name, cp.StepReply(sent[0].command_id, outcome)
+        sent, again = [await on_reply(order_id, reply, repository) for _ in range(2)]  # a bus delivers twice
         print(name, reply.outcome, "- delivered again, it sends", again)
     await engine.dispose()
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -31,7 +31,7 @@ else:
     try:  # in its mode `strict`, only its own fixtures are asynchronous
         from pytest_asyncio import fixture as async_fixture
     except ImportError:
-        from pytest import fixture as async_fixture
+        async_fixture = pytest.fixture
 
 __all__ = [
     "BoundRepository",

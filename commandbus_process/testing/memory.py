@@ -66,7 +66,7 @@ class InMemoryProcessRepository(ProcessRepository[StateT]):
     Each call is atomic. States and payloads go through the same JSON text as on PostgreSQL, so what you get back is
     never the object that you gave. Each call lets other tasks run once before it begins, as one on a server does.
 
-    It cannot roll back, wait for a lock or run out of space: test that on PostgreSQL.
+    It cannot roll back, or wait for a lock: test that on PostgreSQL.
 
     Args:
         state_type: The type of the states, as `PostgresProcessRepository` takes it.

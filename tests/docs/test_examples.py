@@ -30,6 +30,9 @@ shipped twice: 0
 """,
 }
 
+TESTS = {"test_process_manager.py": 3}
+"""How many tests pass in each example of tests."""
+
 CLIENT = """\
 import asyncio
 from uuid import UUID
@@ -88,7 +91,7 @@ def printed_by(arguments: list[str], database_url: str) -> str:
 
 
 def test_each_example_is_run() -> None:
-    assert {path.name for path in EXAMPLES} == {*PRINTED, "web.py"}
+    assert {path.name for path in EXAMPLES} == {*PRINTED, *TESTS, "web.py"}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
@@ -103,3 +106,9 @@ def test_an_example_prints_what_it_should(name: str, empty_database_url: str) ->
 
 def test_the_web_application_answers(empty_database_url: str) -> None:
     assert printed_by(["-c", CLIENT], empty_database_url) == SERVED
+
+
+@pytest.mark.parametrize("name", TESTS)
+def test_the_tests_of_an_example_pass_without_a_server(name: str) -> None:
+    printed = printed_by(["-m", "pytest", "-q", "-p", "no:cacheprovider", f"examples/{name}"], "")
+    assert f"\n{TESTS[name]} passed in" in printed
