@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Iterable
 from datetime import datetime
-from typing import Literal, TypeVar, overload
+from typing import Literal, TypeVar
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -24,12 +24,8 @@ class PassingRepository(ProcessRepository[StateT]):
     def __init__(self, inner: ProcessRepository[StateT]) -> None:
         self._inner = inner
 
-    @overload
-    def _conn(self, conn: AsyncConnection) -> AsyncConnection: ...
-    @overload
-    def _conn(self, conn: AsyncConnection | None) -> AsyncConnection | None: ...
     def _conn(self, conn: AsyncConnection | None) -> AsyncConnection | None:
-        """Return the connection to pass on."""
+        """Return the connection to pass on, for a call that does not need one."""
         return conn
 
     def _named(self, domain: str, process_id: UUID) -> None:
@@ -134,7 +130,9 @@ class PassingRepository(ProcessRepository[StateT]):
         for_update: Literal[False, True, "nowait", "skip_locked"] = False,
     ) -> ProcessMetadata[StateT] | None:
         self._named(domain, process_id)
-        return await self._inner.get_by_id(domain, process_id, self._conn(conn), for_update=for_update)
+        return await self._inner.get_by_id(
+            domain, process_id, conn if for_update else self._conn(conn), for_update=for_update
+        )
 
     @override
     async def get_by_ids(
@@ -186,7 +184,7 @@ class PassingRepository(ProcessRepository[StateT]):
         found = await self._inner.claim(
             domain,
             statuses,
-            self._conn(conn),
+            conn,
             limit=limit,
             process_type=process_type,
             current_step=current_step,

@@ -12,7 +12,7 @@ It needs a plugin for asyncio, such as pytest-asyncio.
 """
 
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import make_url
@@ -45,6 +45,8 @@ __all__ = [
 class BoundRepository(PassingRepository[StateT]):
     """A repository that runs each call on one connection, unless you pass another one.
 
+    `claim` and `for_update` need a connection, as always: pass yours.
+
     Args:
         inner: The repository.
         connection: The connection, in a transaction.
@@ -54,10 +56,6 @@ class BoundRepository(PassingRepository[StateT]):
         super().__init__(inner)
         self._connection = connection
 
-    @overload
-    def _conn(self, conn: AsyncConnection) -> AsyncConnection: ...
-    @overload
-    def _conn(self, conn: AsyncConnection | None) -> AsyncConnection | None: ...
     @override
     def _conn(self, conn: AsyncConnection | None) -> AsyncConnection | None:
         return self._connection if conn is None else conn

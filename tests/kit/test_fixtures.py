@@ -32,7 +32,7 @@ import psycopg
 import pytest
 
 from commandbus_process import JsonObject, ProcessMetadata, ProcessStatus
-from commandbus_process.testing.contract import ClaimingContract, ProcessRepositoryContract
+from commandbus_process.testing.contract import ClaimingContract, ReadingContract
 
 MARK
 
@@ -47,7 +47,13 @@ async def test_each_test_begins_with_nothing(commandbus_repository, commandbus_c
         assert other.execute("SELECT count(*) FROM commandbus.process").fetchall() == [(0,)]
 
 
-class TestContract(ProcessRepositoryContract, ClaimingContract):
+class TestContract(ReadingContract):
+    @pytest.fixture
+    def repository(self, commandbus_repository):
+        return commandbus_repository
+
+
+class TestContractWithAConnection(ClaimingContract):
     @pytest.fixture
     def repository(self, commandbus_repository):
         return commandbus_repository
