@@ -1,6 +1,6 @@
 """Save many processes or log many entries in memory, all or none."""
 
-from collections.abc import AsyncIterable, Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -26,7 +26,7 @@ from commandbus_process.testing._store import InMemoryStore, found_for_entry, wr
 async def save_many(
     store: InMemoryStore,
     processes: Iterable[ProcessMetadata[StateT]] | AsyncIterable[ProcessMetadata[StateT]],
-    state_text: Callable[[ProcessMetadata[StateT]], str],
+    state_columns: Callable[[ProcessMetadata[StateT]], Mapping[str, Any]],
     *,
     ahead: bool,
 ) -> int:
@@ -35,7 +35,7 @@ async def save_many(
     staged: dict[tuple[str, UUID], dict[str, Any]] = {}
 
     def prepare(process: ProcessMetadata[StateT]) -> Prepared:
-        return prepare_process(process, state_text)
+        return prepare_process(process, state_columns)
 
     async def stage(batch: Batch[ProcessMetadata[StateT]]) -> int:
         keys = [each.process for each in batch.prepared]

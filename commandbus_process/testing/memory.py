@@ -119,7 +119,7 @@ class InMemoryProcessRepository(ProcessRepository[StateT]):
     ) -> None:
         check_process(process)
         key, entries = (process.domain, process.process_id), as_entries(sent)
-        values = {**new_process_columns(process), "state": self._states.write(process)}
+        values = {**new_process_columns(process), **self._states.columns(process)}
         rows = sent_rows(entries)
         await self._begin(conn)
         if self._store.process(key) is not None:
@@ -138,7 +138,8 @@ class InMemoryProcessRepository(ProcessRepository[StateT]):
         set_stored(process, self._store.update_process(key, values), is_committed=True)
 
     def _changes(self, process: ProcessMetadata[StateT]) -> dict[str, Any]:
-        return {**changed_columns(process), **object_key(process), "state": self._states.write(process)}
+        values = {**changed_columns(process), **object_key(process), **self._states.columns(process)}
+        return {**values, "key_state_version": self._states.newest_replaced(process)}
 
     @override
     async def get_by_id(
@@ -370,7 +371,7 @@ class InMemoryProcessRepository(ProcessRepository[StateT]):
         conn: AsyncConnection | None = None,
     ) -> int:
         await self._begin(conn)
-        return await save_many(self._store, processes, self._states.write, ahead=conn is None)
+        return await save_many(self._store, processes, self._states.columns, ahead=conn is None)
 
     @override
     async def log_many(
