@@ -1,6 +1,7 @@
 """The command line of the migrations. The database is named by DATABASE_URL."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -14,12 +15,13 @@ from commandbus_process.migrations._checking import judged
 from commandbus_process.migrations._comparing import differences
 from commandbus_process.migrations._running import Way, current, run_on_engine, sql, stamp
 from commandbus_process.migrations._url import migrators_engine
+from commandbus_process.migrations.adoption import compare
 from commandbus_process.tables import REVISION, SCHEMA
 
 _EPILOG = """\
 The database is named by DATABASE_URL=postgresql://user@host/database. `sql` connects to nothing.
-A revision is a name like commandbus_0005, or its number. Exit status: 0, done; 1, it could not be done, or `check` has
-found something; 2, the command cannot be understood.
+A revision is a name like commandbus_0005, or its number. Exit status: 0, done; 1, it could not be done, or `check` or
+`adopt` has found something; 2, the command cannot be understood.
 """
 
 
@@ -76,6 +78,23 @@ def _stamp(given: argparse.Namespace) -> int:
     return 0
 
 
+def _adopt(given: argparse.Namespace) -> int:
+    with _connected() as connection:
+        found = compare(connection, given.schema)
+        _say(found.as_json() if given.json else found.as_text())
+        if not found.fits or found.revision is None:
+            return 1
+        if not given.dry_run:
+            stamp(connection, found.revision, schema=given.schema)
+    if not given.dry_run:
+        option = "" if given.schema == SCHEMA else f" --schema {shlex.quote(given.schema)}"
+        # Not into the JSON.
+        sys.stderr.write(
+            f"Stamped {found.revision}. Go on with: python -m commandbus_process.migrations upgrade{option}\n"
+        )
+    return 0
+
+
 def _sql(given: argparse.Namespace) -> int:
     way: Way = "downgrade" if given.down else "upgrade"
     sys.stdout.write(sql(given.revision, from_revision=given.begin, schema=given.schema, way=way))
@@ -106,6 +125,11 @@ def _parser() -> argparse.ArgumentParser:
     command("check", _check, "Check the revision, and compare the tables with what this version needs.")
     stamped = command("stamp", _stamp, "Write down a revision, and change and look at nothing. Prefer adopt.")
     stamped.add_argument("revision", metavar="REVISION")
+    adopted = command(
+        "adopt", _adopt, "Compare tables that were made by hand with each revision, and stamp the one that they fit."
+    )
+    adopted.add_argument("--json", action="store_true", help="print the comparison as JSON")
+    adopted.add_argument("--dry-run", action="store_true", help="only compare")
     printed = command("sql", _sql, "Print the SQL of an upgrade, for somebody else to run.")
     printed.add_argument("revision", nargs="?", default="head", metavar="REVISION", help="head by default")
     printed.add_argument("--from", dest="begin", default="base", metavar="REVISION", help="where the database is")

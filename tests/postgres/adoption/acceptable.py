@@ -28,7 +28,9 @@ ACCEPTABLE = {
     "varchar without a length": Variation(retyped(PROCESS, "status", "varchar"), "process.status"),
     "varchar for a text": Variation(retyped(PROCESS, "error_message", "varchar"), "process.error_message"),
     "integer ids": Variation(alter(AUDIT, "ALTER id TYPE integer"), "process_audit.id", because="2147483647"),
-    "integer versions": Variation(alter(PROCESS, "ALTER version TYPE integer"), "process.version", at="0002"),
+    "integer versions": Variation(
+        alter(PROCESS, "ALTER version TYPE integer"), "process.version", at="commandbus_0002"
+    ),
     "an open domain type": Variation(
         "CREATE DOMAIN commandbus.name AS varchar(255);" + alter(PROCESS, "ALTER process_type TYPE commandbus.name"),
         "process.process_type",
@@ -126,13 +128,13 @@ ACCEPTABLE = {
         "CREATE INDEX idx_process_status_created ON commandbus.process (domain, status, created_at, process_id)",
         "process.idx_process_status_created",
         "index",
-        because="0002",
+        because="commandbus_0002",
     ),
     "a CHECK that is made before": Variation(
         alter(AUDIT, f"ADD CONSTRAINT process_audit_reply_check CHECK ({WHOLE})"),
         "process_audit.process_audit_reply_check",
         "CHECK",
-        because="0003",
+        because="commandbus_0003",
     ),
     "a CHECK of one's own": Variation(
         alter(PROCESS, "ADD CONSTRAINT short CHECK (length(domain) < 100)"), "process.short", "CHECK"
@@ -151,7 +153,7 @@ ACCEPTABLE = {
         + alter(AUDIT, f"ADD CONSTRAINT process_audit_reply_check CHECK ({WHOLE}) NOT VALID"),
         "process_audit.process_audit_reply_check",
         "CHECK",
-        at="0005",
+        at="commandbus_0005",
     ),
     "a foreign key of another table": Variation(
         "CREATE TABLE public.invoice (domain varchar(255), process_id uuid, "

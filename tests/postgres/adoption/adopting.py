@@ -5,8 +5,7 @@ from alembic import command
 from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from commandbus_process.migrations import alembic_config
-from commandbus_process.migrations._expected import REVISIONS
+from commandbus_process.migrations import REVISIONS, alembic_config
 from commandbus_process.migrations.adoption import Adoption, AdoptionObject, compare
 from tests.postgres.adoption.variations import Variation
 from tests.support.databases import async_url, execute

@@ -63,7 +63,7 @@ TYPES = {
     ),
     "command ids as text": Variation(alter(AUDIT, "ALTER command_id TYPE text"), "process_audit.command_id"),
     "small ids": Variation(alter(AUDIT, "ALTER id TYPE smallint"), "process_audit.id"),
-    "small versions": Variation(alter(PROCESS, "ALTER version TYPE smallint"), "process.version", at="0003"),
+    "small versions": Variation(alter(PROCESS, "ALTER version TYPE smallint"), "process.version", at="commandbus_0003"),
     "an enumeration": Variation(
         "CREATE TYPE public.status AS ENUM ('PENDING', 'WAITING');"
         + alter(
@@ -126,7 +126,7 @@ COLUMNS = {
         "process.tenant",
     ),
     "a column of one's own that a revision makes": Variation(
-        alter(PROCESS, "ADD deadline date"), "process.deadline", because="0005"
+        alter(PROCESS, "ADD deadline date"), "process.deadline", because="commandbus_0005"
     ),
     "a business key that must have a value": Variation(
         alter(PROCESS, "ADD business_key varchar(255) NOT NULL DEFAULT ''"), "process.business_key"
@@ -139,9 +139,11 @@ COLUMNS = {
     "a virtual generated column": Variation(
         alter(PROCESS, "DROP error_code") + VIRTUAL, "process.error_code", because="generated"
     ),
-    "no default of the version": Variation(alter(PROCESS, "ALTER version DROP DEFAULT"), "process.version", at="0005"),
+    "no default of the version": Variation(
+        alter(PROCESS, "ALTER version DROP DEFAULT"), "process.version", at="commandbus_0005"
+    ),
     "another default of the state's version": Variation(
-        alter(PROCESS, "ALTER state_version SET DEFAULT 7"), "process.state_version", at="0005"
+        alter(PROCESS, "ALTER state_version SET DEFAULT 7"), "process.state_version", at="commandbus_0005"
     ),
     "no sequence": Variation(NO_NUMBER_DEFAULT, "process_audit.id", because="No sequence"),
     "a default that is no sequence": Variation(
@@ -213,14 +215,14 @@ KEYS = {
         alter(AUDIT, "DROP CONSTRAINT process_audit_command_key") + AGAIN,
         "process_audit.process_audit_command_key",
         "unique key",
-        at="0005",
+        at="commandbus_0005",
         fill="DELETE FROM commandbus.process_audit WHERE step_name = 'again'",
     ),
     "another name of the key of the commands": Variation(
         alter(AUDIT, "RENAME CONSTRAINT process_audit_command_key TO once"),
         "process_audit.process_audit_command_key",
         "unique key",
-        at="0004",
+        at="commandbus_0004",
     ),
     "a command that is logged twice": Variation(
         AGAIN,
@@ -252,19 +254,22 @@ KEYS = {
         "CREATE INDEX idx_process_status_created ON commandbus.command (domain)", "idx_process_status_created", "index"
     ),
     "no index that is needed": Variation(
-        "DROP INDEX commandbus.idx_process_status_created", "process.idx_process_status_created", "index", at="0005"
+        "DROP INDEX commandbus.idx_process_status_created",
+        "process.idx_process_status_created",
+        "index",
+        at="commandbus_0005",
     ),
     "another index": Variation(
         "DROP INDEX commandbus.idx_process_deadline;CREATE INDEX idx_process_deadline ON commandbus.process (deadline)",
         "process.idx_process_deadline",
         "index",
-        at="0005",
+        at="commandbus_0005",
     ),
     "another name of an index that is needed": Variation(
         "ALTER INDEX commandbus.idx_process_status_created RENAME TO waiting",
         "process.idx_process_status_created",
         "index",
-        at="0003",
+        at="commandbus_0003",
     ),
     "a CHECK that knows fewer statuses": Variation(
         alter(PROCESS, "ADD CONSTRAINT few CHECK (status IN ('PENDING', 'WAITING', 'COMPLETED'))"),
@@ -286,20 +291,20 @@ KEYS = {
         alter(PROCESS, "DROP CONSTRAINT process_version_positive"),
         "process.process_version_positive",
         "CHECK",
-        at="0005",
+        at="commandbus_0005",
     ),
     "another CHECK": Variation(
         alter(PROCESS, "DROP CONSTRAINT process_version_positive")
         + alter(PROCESS, "ADD CONSTRAINT process_version_positive CHECK (version > 1) NOT VALID"),
         "process.process_version_positive",
         "CHECK",
-        at="0005",
+        at="commandbus_0005",
     ),
     "another name of a CHECK": Variation(
         alter(PROCESS, "RENAME CONSTRAINT process_version_positive TO positive"),
         "process.process_version_positive",
         "CHECK",
-        at="0005",
+        at="commandbus_0005",
     ),
 }
 

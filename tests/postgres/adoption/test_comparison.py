@@ -11,9 +11,9 @@ from alembic import command
 from sqlalchemy import create_engine
 
 from commandbus_process.guards import guard_statements
-from commandbus_process.migrations import alembic_config
-from commandbus_process.migrations._expected import REVISIONS
-from commandbus_process.migrations.adoption import Verdict, compare, run
+from commandbus_process.migrations import REVISIONS, alembic_config
+from commandbus_process.migrations.__main__ import main
+from commandbus_process.migrations.adoption import Verdict, compare
 from tests.postgres.adoption.adopting import HEAD, adopt_and_use, compared, make, named, run_statements
 from tests.postgres.adoption.variations import AUDIT, PROCESS, Variation, alter
 from tests.support.databases import VERSIONS, Server, as_role, async_url, execute, fresh_database
@@ -44,10 +44,10 @@ def test_the_tables_made_by_hand_fit(servers: Callable[[object], Server], versio
 
 async def test_an_upgrade_that_was_interrupted_while_it_built_indexes(empty_database_url: str) -> None:
     url = empty_database_url
-    make(url, Variation("DROP INDEX commandbus.idx_process_deadline", "", at="0005"))
-    command.stamp(alembic_config(url), "0004")
+    make(url, Variation("DROP INDEX commandbus.idx_process_deadline", "", at="commandbus_0005"))
+    command.stamp(alembic_config(url), "commandbus_0004")
     found = compared(url)
-    assert found.revision == "0004"
+    assert found.revision == "commandbus_0004"
     await adopt_and_use(url, found)
 
 
@@ -56,7 +56,7 @@ async def test_tables_that_have_versions_already(empty_database_url: str) -> Non
     url = empty_database_url
     make(url, Variation(alter(PROCESS, "ADD version integer NOT NULL DEFAULT 1"), ""))
     found = compared(url)
-    assert (found.revision, found.fits) == ("0002", False)
+    assert (found.revision, found.fits) == ("commandbus_0002", False)
     run_statements(url, found)
     await adopt_and_use(url, compared(url))
 
@@ -65,13 +65,13 @@ def test_a_column_that_only_has_the_name_moves_no_revision(empty_database_url: s
     url = empty_database_url
     make(url, Variation(alter(PROCESS, "ADD version text"), ""))
     found = compared(url)
-    assert found.revision == "0001"
+    assert found.revision == "commandbus_0001"
     assert named(found, "process.version", "column").statement == (
         "ALTER TABLE commandbus.process RENAME COLUMN version TO version_before;"
     )
 
 
-@pytest.mark.parametrize("revision", ["0001", "0005"])
+@pytest.mark.parametrize("revision", ["commandbus_0001", "commandbus_0005"])
 @pytest.mark.parametrize("table", ["process", "process_audit"])
 async def test_one_table_alone(empty_database_url: str, table: str, revision: str) -> None:
     url = empty_database_url
@@ -92,10 +92,10 @@ def test_no_tables(empty_database_url: str) -> None:
 def test_a_version_table_that_says_something_else(empty_database_url: str) -> None:
     url = empty_database_url
     seed(url)
-    command.stamp(alembic_config(url), "0003")
+    command.stamp(alembic_config(url), "commandbus_0003")
     found = compared(url)
-    assert (found.revision, found.fits) == ("0001", True)
-    assert "nearest to 0001" in named(found, "0003", "revision").reason
+    assert (found.revision, found.fits) == ("commandbus_0001", True)
+    assert "nearest to commandbus_0001" in named(found, "commandbus_0003", "revision").reason
 
 
 def test_the_librarys_own_guards_are_the_same(empty_database_url: str) -> None:
@@ -152,7 +152,7 @@ def test_tables_of_another_owner(empty_database_url: str, role: str) -> None:
     execute(url, f"GRANT USAGE ON SCHEMA commandbus TO {role}")
     run_statements(url, found)  # by the administrator
     found = compared(mine)
-    assert (found.fits, found.revision) == (True, "0001"), found.as_text()
+    assert (found.fits, found.revision) == (True, "commandbus_0001"), found.as_text()
     assert named(found, "process", "owner").verdict is Verdict.SAME
 
 
@@ -309,7 +309,10 @@ def test_any_schema(empty_database_url: str) -> None:
     execute(url, f"ALTER TABLE {quoted}.process ALTER state TYPE json USING state::json")
     execute(url, f"INSERT INTO {quoted}.process (domain, process_id, process_type) VALUES ('a', '{FIRST}', 'b')")
     found = compared(url, UGLY)
-    assert (found.revision, [each.name for each in found.of(Verdict.MUST_CHANGE)]) == ("0001", ["process.state"])
+    assert (found.revision, [each.name for each in found.of(Verdict.MUST_CHANGE)]) == (
+        "commandbus_0001",
+        ["process.state"],
+    )
     assert quoted in found.statements[0]
     run_statements(url, found)
     found = compared(url, UGLY)
@@ -318,26 +321,47 @@ def test_any_schema(empty_database_url: str) -> None:
     assert [each.rows.count for each in compared(url, UGLY).objects if each.rows is not None] == [1]
 
 
-@pytest.mark.parametrize("script", ["", alter(AUDIT, "ALTER sent_at TYPE timestamp")])
-def test_the_command_prints_a_report_and_returns_its_status(
-    empty_database_url: str, capsys: pytest.CaptureFixture[str], script: str
+@pytest.mark.parametrize("script", ["", alter(AUDIT, "ALTER sent_at TYPE timestamp")], ids=["fits", "does not"])
+def test_the_command_prints_a_report_and_stamps_only_what_fits(
+    empty_database_url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
     seed(empty_database_url)
     if script:
         execute(empty_database_url, script)
-    engine = create_engine(async_url(empty_database_url))
-    with engine.connect() as connection:
-        found = compare(connection)
-        assert run(connection) == (1 if script else 0)
-        assert capsys.readouterr().out == f"{found.as_text()}\n"
-        assert run(connection, as_json=True) == (1 if script else 0)
-        printed = json.loads(capsys.readouterr().out)
-    engine.dispose()
-    assert (printed["schema"], printed["revision"], printed["fits"]) == ("commandbus", "0001", not script)
+    monkeypatch.setenv("DATABASE_URL", empty_database_url)
+    found = compared(empty_database_url)
+    status = 1 if script else 0
+    assert main(["adopt", "--dry-run"]) == status
+    assert capsys.readouterr().out == f"{found.as_text()}\n"
+    assert main(["adopt", "--dry-run", "--json"]) == status
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["schema"], printed["revision"], printed["fits"]) == ("commandbus", "commandbus_0001", not script)
     assert [(each["name"], each["verdict"]) for each in printed["objects"]] == [
         (each.name, each.verdict.value) for each in found.objects
     ]
     assert set(printed["objects"][0]) == {"name", "kind", "verdict", "reason", "statement", "rows"}
+    main(["current"])
+    assert capsys.readouterr().out == "base\n"
+    for _ in range(2):
+        assert main(["adopt", "--json"]) == status
+        told = capsys.readouterr()
+        json.loads(told.out)
+        assert ("Stamped commandbus_0001. Go on with" in told.err) == (not script)
+    main(["current"])
+    assert capsys.readouterr().out == ("base\n" if script else "commandbus_0001\n")
+    if not script:
+        assert main(["upgrade"]) == 0
+
+
+def test_nothing_to_adopt(
+    empty_database_url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", empty_database_url)
+    assert main(["adopt", "--schema", "nowhere"]) == 1
+    assert (
+        capsys.readouterr().out == 'There are no tables to adopt in the schema "nowhere". Upgrade, which makes them.\n'
+    )
+    assert main(["adopt", "--schema", "pg_catalog"]) == 1
 
 
 def test_each_object_is_in_the_text_with_its_statement(empty_database_url: str) -> None:

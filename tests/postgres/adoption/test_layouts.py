@@ -12,9 +12,10 @@ from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
-from commandbus_process.migrations import alembic_config
-from commandbus_process.migrations._catalogue import read_catalogue, search_path_pinned
-from commandbus_process.migrations._expected import FILE, REVISIONS, as_file, described
+from commandbus_process.migrations import REVISIONS, alembic_config
+from commandbus_process.migrations._connections import search_path_pinned
+from commandbus_process.migrations.adoption._catalogue import read_catalogue
+from commandbus_process.migrations.adoption._expected import FILE, as_file, described
 from tests.support.databases import VERSIONS, Server, async_url, fresh_database
 
 

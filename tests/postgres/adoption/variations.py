@@ -26,7 +26,7 @@ class Variation:
     script: str
     named: str
     kind: str = "column"
-    at: str = "0001"
+    at: str = "commandbus_0001"
     because: str = ""
     fill: str = ""
 

@@ -137,6 +137,9 @@ def test_the_command_line(make: Make, empty_database_url: str) -> None:
     for arguments, told in ((["upgrade"], "base -> commandbus_0005"), (["check"], "commandbus_0005")):
         result = host.run("-m", "commandbus_process.migrations", *arguments)
         assert (result.returncode, result.stdout.strip()) == (0, told), result.stderr
+    result = host.run("-m", "commandbus_process.migrations", "adopt")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "They fit" in result.stdout
     printed = host.run("-m", "commandbus_process.migrations", "sql").stdout
     files = [(ROOT / f"tests/sql/migrations/upgrade_commandbus_000{number}.sql").read_text() for number in range(1, 6)]
     for text in files:

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from commandbus_process.migrations._catalogue import Catalogue, FoundTable
-from commandbus_process.migrations._expected import expected_layouts
-from commandbus_process.migrations._verdicts import (
+from commandbus_process.migrations.adoption._catalogue import Catalogue, FoundTable
+from commandbus_process.migrations.adoption._expected import expected_layouts
+from commandbus_process.migrations.adoption._verdicts import (
     AdoptionObject,
     Compared,
     acceptable,

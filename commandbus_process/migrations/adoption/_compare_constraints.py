@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterator
 
-from commandbus_process.migrations._catalogue import FoundConstraint, FoundIndex
-from commandbus_process.migrations._expected import REVISIONS
-from commandbus_process.migrations._verdicts import (
+from commandbus_process.migrations._history import KNOWN
+from commandbus_process.migrations.adoption._catalogue import FoundConstraint, FoundIndex
+from commandbus_process.migrations.adoption._verdicts import (
     AdoptionObject,
     Compared,
     acceptable,
@@ -66,7 +66,7 @@ def _primary_key(table: Compared) -> AdoptionObject:
     found = table.found.primary_key()
     kind = "primary key"
     build, add = _key_by_index(table, name, "PRIMARY KEY", columns)
-    is_replaced = table.number < len(REVISIONS) - 1 and table.newest.primary_key[1] != columns
+    is_replaced = table.number < len(KNOWN) - 1 and table.newest.primary_key[1] != columns
     if found is None:
         if not table.is_audit and any(_serves_as_key(each, columns) for each in table.found.constraints):
             return acceptable(table.member(name), kind, "There is a unique key instead.")
@@ -114,12 +114,12 @@ def _replaced_key(table: Compared, found: FoundConstraint) -> AdoptionObject:
         return must_change(
             member,
             kind,
-            f"Revision {REVISIONS[table.number + 1]} replaces it, and {names} refers to it. Drop that key first. "
+            f"Revision {KNOWN[table.number + 1]} replaces it, and {names} refers to it. Drop that key first. "
             f"After the upgrade, make a unique key on ({listed(found.columns)}), and the foreign key again.",
             *(f"ALTER TABLE {each.table} DROP CONSTRAINT {quoted(each.name)}" for each in others),
         )
     if found.columns != columns or found.name != table.expected.primary_key[0]:
-        return acceptable(member, kind, f"Revision {REVISIONS[table.number + 1]} replaces it, whatever it is.")
+        return acceptable(member, kind, f"Revision {KNOWN[table.number + 1]} replaces it, whatever it is.")
     return same(member, kind)
 
 

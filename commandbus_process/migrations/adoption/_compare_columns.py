@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from commandbus_process.migrations._catalogue import FoundColumn
-from commandbus_process.migrations._expected import ExpectedColumn
-from commandbus_process.migrations._verdicts import (
+from commandbus_process.migrations.adoption._catalogue import FoundColumn
+from commandbus_process.migrations.adoption._expected import ExpectedColumn
+from commandbus_process.migrations.adoption._verdicts import (
     AdoptionObject,
     Compared,
     Verdict,

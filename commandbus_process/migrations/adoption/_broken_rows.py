@@ -5,11 +5,18 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from commandbus_process.migrations._catalogue import as_it_is
-from commandbus_process.migrations._compare_columns import converts
-from commandbus_process.migrations._compare_constraints import is_unique_on, matches
-from commandbus_process.migrations._expected import expected_layouts
-from commandbus_process.migrations._verdicts import AdoptionObject, BrokenRows, Compared, Verdict, listed, quoted
+from commandbus_process.migrations.adoption._catalogue import as_it_is
+from commandbus_process.migrations.adoption._compare_columns import converts
+from commandbus_process.migrations.adoption._compare_constraints import is_unique_on, matches
+from commandbus_process.migrations.adoption._expected import expected_layouts
+from commandbus_process.migrations.adoption._verdicts import (
+    AdoptionObject,
+    BrokenRows,
+    Compared,
+    Verdict,
+    listed,
+    quoted,
+)
 from commandbus_process.models import ProcessStatus, ReplyOutcome
 from commandbus_process.tables import process, process_audit
 

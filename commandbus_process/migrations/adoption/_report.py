@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from textwrap import indent, wrap
 
-from commandbus_process.migrations._verdicts import AdoptionObject, Verdict
+from commandbus_process.migrations.adoption._verdicts import AdoptionObject, Verdict
 
 _WIDTH = 100
 

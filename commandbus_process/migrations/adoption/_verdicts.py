@@ -6,8 +6,9 @@ from enum import StrEnum
 
 from sqlalchemy.dialects import postgresql
 
-from commandbus_process.migrations._catalogue import Catalogue, FoundTable
-from commandbus_process.migrations._expected import REVISIONS, ExpectedTable, expected_layouts
+from commandbus_process.migrations._history import KNOWN
+from commandbus_process.migrations.adoption._catalogue import Catalogue, FoundTable
+from commandbus_process.migrations.adoption._expected import ExpectedTable, expected_layouts
 from commandbus_process.tables import process, process_audit
 
 # Without psycopg's style of parameters, for which a percent sign would be doubled.
@@ -95,7 +96,7 @@ class Compared:
     Attributes:
         catalogue: What was found.
         found: The table that was found.
-        number: The position of the revision in `REVISIONS`.
+        number: The position of the revision in `KNOWN`.
     """
 
     catalogue: Catalogue
@@ -105,7 +106,7 @@ class Compared:
     @property
     def revision(self) -> str:
         """The revision's id."""
-        return REVISIONS[self.number]
+        return KNOWN[self.number]
 
     @property
     def expected(self) -> ExpectedTable:
@@ -124,7 +125,7 @@ class Compared:
             kind: An attribute of `ExpectedTable`.
             name: The member's name.
         """
-        for revision, layout in list(zip(REVISIONS, expected_layouts(), strict=True))[self.number + 1 :]:
+        for revision, layout in list(zip(KNOWN, expected_layouts(), strict=True))[self.number + 1 :]:
             if name in getattr(layout[self.found.name], kind):
                 return revision
         return None

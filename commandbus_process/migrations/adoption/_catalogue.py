@@ -4,15 +4,14 @@ Only reads. Types are those that PostgreSQL has resolved: a domain is shown with
 """
 
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
 
 from sqlalchemy import Connection, TextClause, text
 
-from commandbus_process.migrations import _catalogue_sql as queries
+from commandbus_process.migrations.adoption import _catalogue_sql as queries
 from commandbus_process.models import ProcessStatus, ReplyOutcome
 from commandbus_process.tables import VERSION_TABLE, process, process_audit
 
@@ -167,18 +166,6 @@ class Catalogue:
     """The kind of each other relation in the schema, by its name. Indexes of the two tables are not in it."""
     stamped: str | None
     """The revision in the version table."""
-
-
-@contextmanager
-def search_path_pinned(connection: Connection) -> Generator[None]:
-    """Look names up in `pg_catalog` only, so that no function or operator of another schema is called.
-
-    An error leaves the setting to the rollback, which is then due.
-    """
-    before = connection.scalar(text("SELECT pg_catalog.current_setting('search_path')"))
-    connection.execute(text("SELECT pg_catalog.set_config('search_path', 'pg_catalog', true)"))
-    yield
-    connection.execute(text("SELECT pg_catalog.set_config('search_path', :path, true)"), {"path": before})
 
 
 def read_catalogue(connection: Connection, schema: str) -> Catalogue:

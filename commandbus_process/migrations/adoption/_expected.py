@@ -12,10 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from commandbus_process.migrations._catalogue import Catalogue, FoundColumn, FoundTable
-
-REVISIONS = ("0001", "0002", "0003", "0004", "0005")
-"""All revisions, the oldest first. `_layouts.json` has their layouts in the same order."""
+from commandbus_process.migrations.adoption._catalogue import Catalogue, FoundColumn, FoundTable
 
 FILE = Path(__file__).with_name("_layouts.json")
 
@@ -55,7 +52,7 @@ Layout = Mapping[str, ExpectedTable]
 
 @cache
 def expected_layouts() -> tuple[Layout, ...]:
-    """Return the layout of each of `REVISIONS`."""
+    """Return the layout of each revision, the oldest first."""
     return tuple(_read_layout(each) for each in json.loads(FILE.read_text(encoding="utf-8")))
 
 

@@ -4,31 +4,37 @@
         adoption = compare(connection)
     print(adoption.as_text())
 
-If `adoption.fits`, stamp `adoption.revision`, and upgrade.
+If `adoption.fits`, stamp `adoption.revision`, and upgrade. The command line compares and stamps:
+
+    python -m commandbus_process.migrations adopt
 """
 
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from sqlalchemy import Connection
 
-from commandbus_process.migrations import _report
-from commandbus_process.migrations._broken_rows import look_for_broken_rows
-from commandbus_process.migrations._catalogue import TABLES, Catalogue, read_catalogue, search_path_pinned
-from commandbus_process.migrations._compare_columns import compare_columns, is_column_of_later, key_changes_type
-from commandbus_process.migrations._compare_constraints import compare_constraints
-from commandbus_process.migrations._compare_tables import (
+from commandbus_process.migrations._connections import search_path_pinned
+from commandbus_process.migrations._history import KNOWN
+from commandbus_process.migrations.adoption import _report
+from commandbus_process.migrations.adoption._broken_rows import look_for_broken_rows
+from commandbus_process.migrations.adoption._catalogue import TABLES, Catalogue, read_catalogue
+from commandbus_process.migrations.adoption._compare_columns import (
+    compare_columns,
+    is_column_of_later,
+    key_changes_type,
+)
+from commandbus_process.migrations.adoption._compare_constraints import compare_constraints
+from commandbus_process.migrations.adoption._compare_tables import (
     compare_schema,
     compare_stamp,
     compare_table,
     missing_table,
     stands_in,
 )
-from commandbus_process.migrations._expected import REVISIONS
-from commandbus_process.migrations._verdicts import AdoptionObject, BrokenRows, Compared, Verdict
+from commandbus_process.migrations.adoption._verdicts import AdoptionObject, BrokenRows, Compared, Verdict
 
-__all__ = ["Adoption", "AdoptionObject", "BrokenRows", "Verdict", "compare", "run"]
+__all__ = ["Adoption", "AdoptionObject", "BrokenRows", "Verdict", "compare"]
 
 _FAR = 100
 """How far a column that a later revision makes moves a revision away: further than everything else together."""
@@ -95,36 +101,20 @@ def compare(connection: Connection, schema: str = "commandbus") -> Adoption:
         if not catalogue.tables:
             return Adoption(schema, None, ())
         in_place = [found for each in catalogue.tables.values() if (found := stands_in(each)) is not None]
-        number = min(reversed(range(len(REVISIONS))), key=lambda each: _distance(catalogue, each))
+        number = min(reversed(range(len(KNOWN))), key=lambda each: _distance(catalogue, each))
         tables = _compared(catalogue, number)
         return Adoption(
             schema=schema,
-            revision=REVISIONS[number],
+            revision=KNOWN[number],
             objects=(
                 *in_place,
                 *(missing_table(catalogue, name, number) for name in TABLES if name not in catalogue.tables),
                 *compare_schema(catalogue),
                 *_compare_definitions(catalogue, number),
                 *look_for_broken_rows(connection, {each.found.name: each for each in tables}),
-                *compare_stamp(catalogue, REVISIONS[number]),
+                *compare_stamp(catalogue, KNOWN[number]),
             ),
         )
-
-
-def run(connection: Connection, schema: str = "commandbus", *, as_json: bool = False) -> int:
-    """Compare, and print the report.
-
-    Args:
-        connection: As for `compare`.
-        schema: As for `compare`.
-        as_json: Whether to print JSON instead of text.
-
-    Returns:
-        The exit status: 0 if the tables fit, otherwise 1.
-    """
-    found = compare(connection, schema)
-    sys.stdout.write(f"{found.as_json() if as_json else found.as_text()}\n")
-    return 0 if found.fits else 1
 
 
 def _compared(catalogue: Catalogue, number: int) -> list[Compared]:
