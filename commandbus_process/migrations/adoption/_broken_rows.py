@@ -21,7 +21,8 @@ from commandbus_process.models import ProcessStatus, ReplyOutcome
 from commandbus_process.tables import process, process_audit
 
 _FIRST = 5
-_HAS_INPUT_IS_VALID = 160_000  # the version of PostgreSQL, as server_version_num
+# The server_version_num that has pg_input_is_valid. Before it, the statement fails on the first value.
+_HAS_INPUT_IS_VALID = 160_000
 _NAMES = {
     process.name: ("domain", "process_id"),
     process_audit.name: ("id", "domain", "process_id", "command_id"),

@@ -269,10 +269,14 @@ def test_each_rule_finds_its_rows(empty_database_url: str, script: str, name: st
     url = empty_database_url
     seed(url)
     execute(url, script)
-    about = named(compared(url), name, "rows")
-    assert about.verdict is verdict
-    assert about.rows is not None
+    found = compared(url)
     with psycopg.connect(url) as connection:
+        if "cannot become" in name and connection.info.server_version < 160_000:
+            assert not found.fits  # the statement finds them: that server cannot try a value
+            return
+        about = named(found, name, "rows")
+        assert about.verdict is verdict
+        assert about.rows is not None
         assert len(connection.execute(about.rows.query.encode()).fetchall()) == about.rows.count > 0
 
 
