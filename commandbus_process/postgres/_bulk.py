@@ -56,15 +56,21 @@ def _written_many() -> Select[Any, str]:
 
 def _log_many() -> Insert:
     given = rows_parameter(process_audit, LOGGED, "steps")
+    # The lock is in a WITH query for the same reason as that of LOG_STEP.
+    held = (
+        select(given.c.position, *(given.c[name] for name in LOGGED))
+        .join_from(given, process_table, names_equal(process_table, given, PROCESS_KEY))
+        .order_by(given.c.position)
+        .with_for_update(read=True, key_share=True, of=process_table)
+        .cte("held")
+    )
     return (
         insert(process_audit)
         .inline()
         .from_select(
             LOGGED,
-            select(*(given.c[name] for name in LOGGED))
-            .join_from(given, process_table, names_equal(process_table, given, PROCESS_KEY))
-            .order_by(given.c.position)  # in the order of the ids, which decides between entries of the same time
-            .with_for_update(read=True, key_share=True, of=process_table),
+            # The order of the ids, which decides between entries of the same time.
+            select(*(held.c[name] for name in LOGGED)).order_by(held.c.position),
         )
         .on_conflict_do_nothing(index_elements=COMMAND_KEY)
         .execution_options(**COUNTED)

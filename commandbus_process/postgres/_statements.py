@@ -116,15 +116,16 @@ GET_BY_ID_UNLESS_LOCKED = GET_BY_ID.with_for_update(key_share=True, skip_locked=
 
 # INSERT from a SELECT of the process, not from VALUES. If there is no process, nothing is inserted. With VALUES the
 # foreign key would raise an error, which aborts the caller's transaction. The foreign key takes FOR KEY SHARE anyway.
-# Taken by the SELECT, the lock waits for somebody who is deleting the process, and then finds no process.
+# Taken by the SELECT, the lock waits for somebody who is deleting the process, and then finds no process. The lock is in
+# a WITH query, because Citus refuses INSERT ... SELECT ... FOR KEY SHARE. PostgreSQL never merges a WITH query that
+# locks into the rest, so the process is locked before anything is inserted.
+_KEPT_PROCESS = select(*process.primary_key).where(IS_PROCESS).with_for_update(read=True, key_share=True).cte("held")
 LOG_STEP = (
     insert(process_audit)
     .inline()
     .from_select(
         LOGGED,
-        select(*(process.c[name] for name in PROCESS_KEY), *(parameter(process_audit.c[name]) for name in ENTRY))
-        .where(IS_PROCESS)
-        .with_for_update(read=True, key_share=True),
+        select(*(_KEPT_PROCESS.c[name] for name in PROCESS_KEY), *(parameter(process_audit.c[name]) for name in ENTRY)),
     )
     .on_conflict_do_nothing(index_elements=COMMAND_KEY)
     .execution_options(**COUNTED)
