@@ -1,14 +1,15 @@
 """Remember which row an object matches, and what the database sets when it writes a process."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
-
-from pydantic_core import from_json
 
 from commandbus_process.models import STAMPS, ProcessMetadata, RowStamps
 
 # The number of rows that an object remembers if it is updated again and again in one transaction.
 _MOST_STAMPS = 64
+
+# PostgreSQL counts time from here.
+_ZERO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 class Written(NamedTuple):
@@ -19,10 +20,11 @@ class Written(NamedTuple):
     stamp: str
 
 
-def written_from(text: str) -> Written:
-    """Return what was set, from its JSON array."""
-    version, updated_at, stamp = from_json(text)
-    return Written(version, datetime.fromisoformat(updated_at).astimezone(UTC), stamp)
+def written_from(stamp: str) -> Written:
+    """Return what was set, from the row's stamp. No setting or loader of the host's can make it unreadable."""
+    version, _, updated_at, *_ = stamp.split(" ")
+    microseconds = int.from_bytes(bytes.fromhex(updated_at), signed=True)
+    return Written(int(version), _ZERO + timedelta(microseconds=microseconds), stamp)
 
 
 def set_stored(process: ProcessMetadata[Any], written: Written, *, is_committed: bool) -> None:

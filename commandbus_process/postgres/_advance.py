@@ -43,7 +43,6 @@ from commandbus_process.postgres._expressions import (
     OF_PROCESS,
     ONE,
     PART_WRITTEN,
-    WRITTEN,
     equals_given,
     key_parameter,
     names_equal,
@@ -178,9 +177,8 @@ SAVE_WITH_ONE_SENT = _save_with(many=False)
 SAVE_WITH_SENT = _save_with(many=True)
 
 # Why a step was not taken, as far as the process shows it. No row: the process does not exist. Otherwise: the row's
-# version, type and stamp, what the database has set, and whether the row already has what the step wants to write.
+# version, type and stamp, and whether the row already has what the step wants to write.
 WHY_NOT_ADVANCED = WHY_NOT_WRITTEN.add_columns(
-    WRITTEN.label("written"),
     and_(
         *(equals_given(process.c[name]) for name in SAME_PROCESS),
         # Of times, only whether there is one. A redelivery is handled at another time.
@@ -292,7 +290,7 @@ class Step:
             recorded = first_row(tables.execute(WHY_NOT_RECORDED, self._values))
         logged = [first_row(tables.execute(WHY_NOT_LOGGED, self._logging(entry))) for entry in self._sent]
         if actual is not None and is_redelivery([*([] if self._reply is None else [recorded]), *logged]):
-            return Taken(is_new=False, row=written_from(actual["written"]) if actual["same"] else None)
+            return Taken(is_new=False, row=written_from(actual["stamp"]) if actual["same"] else None)
         match_row_again(self._values, self._stamps, actual)
         raise_first(why_not_taken(self._process_key, recorded, self._reply, logged, self._sent))
         return None

@@ -19,7 +19,7 @@ from commandbus_process.errors import ProcessAlreadyExistsError, ProcessError
 from commandbus_process.models import ProcessMetadata, StateT
 from commandbus_process.postgres._copy import copy_rows
 from commandbus_process.postgres._database import Database, Tables
-from commandbus_process.postgres._expressions import ONE, WRITTEN, names_equal, rows_parameter
+from commandbus_process.postgres._expressions import ONE, STAMP, names_equal, rows_parameter
 from commandbus_process.postgres._reading import Rows
 from commandbus_process.postgres._statements import COUNTED, ENTRY_SELECTED, is_same_entry
 from commandbus_process.postgres._transaction import atomic, translated_errors
@@ -49,7 +49,7 @@ def _why_not_all_saved() -> Select[Any]:
 
 def _written_many() -> Select[Any, str]:
     given = rows_parameter(process_table, PROCESS_KEY, "keys")
-    return select(given.c.position, WRITTEN.label("written")).join_from(
+    return select(given.c.position, STAMP.label("written")).join_from(
         given, process_table, names_equal(process_table, given, PROCESS_KEY)
     )
 

@@ -32,7 +32,6 @@ from sqlalchemy import (
     case,
     cast,
     column,
-    extract,
     func,
     literal_column,
     select,
@@ -149,18 +148,22 @@ IS_STEP = and_(OF_PROCESS, process_audit.c.command_id == key_parameter(process_a
 # updates in one transaction. The id of the transaction or savepoint that wrote the row (xmin) distinguishes writes
 # before and after a rollback. The time distinguishes writes before and after a fail-over or a restore, when transaction
 # ids can be used again. The version of the state comes last, if the row has one: the object shows it.
-STAMP = func.pg_catalog.concat_ws(
-    literal_column("' '"),
-    process.c.version,
-    literal_column("process.xmin", Text()),
-    extract("epoch", process.c.updated_at),
-    process.c.state_version,
-    type_=Text(),
+#
+# All of it is immutable: the result depends on no setting of the session. Citus takes nothing else after RETURNING. So
+# the time is in hexadecimal digits, as the server would send it in binary: microseconds since 2000.
+_SPACE = literal_column("' '", Text())
+STAMP = (
+    cast(process.c.version, Text)
+    .concat(_SPACE)
+    .concat(cast(literal_column("process.xmin"), Text))
+    .concat(_SPACE)
+    .concat(
+        func.pg_catalog.encode(
+            func.pg_catalog.timestamptz_send(process.c.updated_at), literal_column("'hex'", Text()), type_=Text()
+        )
+    )
+    .concat(func.coalesce(_SPACE.concat(cast(process.c.state_version, Text)), literal_column("''", Text())))
 )
 PROCESS_ROW = (*(process.c[name] for name in READ), STAMP.label("stamp"))
 """What a list reads of a process: all columns, and the stamp of the row."""
 PROCESS_SELECTED = tuple(selected(column) for column in PROCESS_ROW)
-
-# What the database sets, as one JSON array. It is read as text, so no setting or loader of the host's can make it
-# unreadable after the write is committed.
-WRITTEN = cast(func.pg_catalog.json_build_array(process.c.version, process.c.updated_at, STAMP), Text)

@@ -42,7 +42,6 @@ from commandbus_process.postgres._expressions import (
     ONE,
     PROCESS_SELECTED,
     STAMP,
-    WRITTEN,
     equals_given,
     equals_if_given,
     has_given_id,
@@ -64,7 +63,7 @@ SAVE = (
     .inline()
     .values({name: parameter(process.c[name]) for name in SAVED})
     .on_conflict_do_nothing(index_elements=PROCESS_KEY)
-    .returning(WRITTEN.label("written"))
+    .returning(STAMP.label("written"))
 )
 
 
@@ -80,7 +79,7 @@ def update_process(found: ColumnElement[bool]) -> ReturningUpdate[Any]:
                 "version": process.c.version + ONE,
             }
         )
-        .returning(WRITTEN.label("written"))
+        .returning(STAMP.label("written"))
     )
 
 
@@ -116,9 +115,9 @@ GET_BY_ID_UNLESS_LOCKED = GET_BY_ID.with_for_update(key_share=True, skip_locked=
 
 # INSERT from a SELECT of the process, not from VALUES. If there is no process, nothing is inserted. With VALUES the
 # foreign key would raise an error, which aborts the caller's transaction. The foreign key takes FOR KEY SHARE anyway.
-# Taken by the SELECT, the lock waits for somebody who is deleting the process, and then finds no process. The lock is in
-# a WITH query, because Citus refuses INSERT ... SELECT ... FOR KEY SHARE. PostgreSQL never merges a WITH query that
-# locks into the rest, so the process is locked before anything is inserted.
+# Taken by a SELECT, the lock waits for somebody who is deleting the process, and then finds no process. The SELECT is a
+# WITH query, because Citus refuses INSERT ... SELECT ... FOR KEY SHARE. PostgreSQL never merges a WITH query that locks
+# into the rest, so the process is locked before anything is inserted.
 _KEPT_PROCESS = select(*process.primary_key).where(IS_PROCESS).with_for_update(read=True, key_share=True).cte("held")
 LOG_STEP = (
     insert(process_audit)

@@ -1,6 +1,6 @@
 WITH held AS (SELECT commandbus.process.domain AS domain, commandbus.process.process_id AS process_id
 FROM commandbus.process
-WHERE commandbus.process.domain = :key_domain::VARCHAR AND commandbus.process.process_id = :key_process_id::UUID AND commandbus.process.process_type = :key_process_type::VARCHAR AND commandbus.process.version = coalesce(:key_version::BIGINT, commandbus.process.version) AND coalesce(:key_stamp::VARCHAR, pg_catalog.concat_ws(' ', commandbus.process.version, process.xmin, EXTRACT(epoch FROM commandbus.process.updated_at), commandbus.process.state_version)) = pg_catalog.concat_ws(' ', commandbus.process.version, process.xmin, EXTRACT(epoch FROM commandbus.process.updated_at), commandbus.process.state_version) AND :key_state_version::INTEGER >= coalesce(commandbus.process.state_version, 1) AND NOT (EXISTS (SELECT 1
+WHERE commandbus.process.domain = :key_domain::VARCHAR AND commandbus.process.process_id = :key_process_id::UUID AND commandbus.process.process_type = :key_process_type::VARCHAR AND commandbus.process.version = coalesce(:key_version::BIGINT, commandbus.process.version) AND (CAST(commandbus.process.version AS TEXT) || ' ' || CAST(process.xmin AS TEXT) || ' ' || pg_catalog.encode(pg_catalog.timestamptz_send(commandbus.process.updated_at), 'hex') || coalesce(' ' || CAST(commandbus.process.state_version AS TEXT), '')) = coalesce(:key_stamp::VARCHAR, CAST(commandbus.process.version AS TEXT) || ' ' || CAST(process.xmin AS TEXT) || ' ' || pg_catalog.encode(pg_catalog.timestamptz_send(commandbus.process.updated_at), 'hex') || coalesce(' ' || CAST(commandbus.process.state_version AS TEXT), '')) AND :key_state_version::INTEGER >= coalesce(commandbus.process.state_version, 1) AND NOT (EXISTS (SELECT 1
 FROM pg_catalog.json_to_recordset(CAST(:sent::VARCHAR AS JSON)) AS given_sent(position INTEGER, step_name VARCHAR(255), command_id UUID, command_type VARCHAR(255), command_data JSONB, sent_at TIMESTAMP WITH TIME ZONE, reply_outcome VARCHAR(50), reply_data JSONB, received_at TIMESTAMP WITH TIME ZONE, compensates UUID)
 WHERE (SELECT commandbus.process_audit.id
 FROM commandbus.process_audit
@@ -18,7 +18,7 @@ SET status=:status::VARCHAR, current_step=:current_step::VARCHAR, state=CAST(:st
 FROM held
 WHERE commandbus.process.domain = held.domain AND commandbus.process.process_id = held.process_id AND (SELECT pg_catalog.count(*) AS count_1
 FROM logged) = :sent_count::INTEGER
-RETURNING CAST(pg_catalog.json_build_array(commandbus.process.version, commandbus.process.updated_at, pg_catalog.concat_ws(' ', commandbus.process.version, process.xmin, EXTRACT(epoch FROM commandbus.process.updated_at), commandbus.process.state_version)) AS TEXT) AS written)
+RETURNING CAST(commandbus.process.version AS TEXT) || ' ' || CAST(process.xmin AS TEXT) || ' ' || pg_catalog.encode(pg_catalog.timestamptz_send(commandbus.process.updated_at), 'hex') || coalesce(' ' || CAST(commandbus.process.state_version AS TEXT), '') AS written)
 SELECT changed.written
 FROM (SELECT 1) AS one_row
 LEFT OUTER JOIN changed ON true

@@ -1,3 +1,3 @@
-SELECT commandbus.process.version, commandbus.process.process_type, pg_catalog.concat_ws(' ', commandbus.process.version, process.xmin, EXTRACT(epoch FROM commandbus.process.updated_at), commandbus.process.state_version) AS stamp, commandbus.process.state_version
+SELECT commandbus.process.version, commandbus.process.process_type, CAST(commandbus.process.version AS TEXT) || ' ' || CAST(process.xmin AS TEXT) || ' ' || pg_catalog.encode(pg_catalog.timestamptz_send(commandbus.process.updated_at), 'hex') || coalesce(' ' || CAST(commandbus.process.state_version AS TEXT), '') AS stamp, commandbus.process.state_version
 FROM commandbus.process
 WHERE commandbus.process.domain = :key_domain::VARCHAR AND commandbus.process.process_id = :key_process_id::UUID

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from commandbus_process.grants import grant_statements
 from commandbus_process.migrations import alembic_config
+from tests.support import citus
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # importing it complains that XDG_RUNTIME_DIR is not set
@@ -89,10 +90,19 @@ def prepared_server(version: object = NEWEST) -> Generator[Server]:
         execute(database, f"GRANT CREATE ON DATABASE {make_url(database).database} TO {migrator}")
         owner = as_role(database, migrator)
         upgrade(alembic_config(owner), "head")
-        grants = grant_statements(application), grant_statements(reader, "reader"), grant_statements(purger, "purger")
-        execute(owner, "; ".join(statement for each in grants for statement in each))
+        grants = [
+            *grant_statements(application),
+            *grant_statements(reader, "reader"),
+            *grant_statements(purger, "purger"),
+        ]
+        execute(owner, "; ".join(grants))
         template = make_url(database).database
         assert template is not None
+        if citus.DISTRIBUTED:
+            with psycopg.connect(database, autocommit=True) as connection:
+                citus.distribute(grants, lambda statement: connection.execute(statement.encode()))
+            with psycopg.connect(url, autocommit=True) as connection:
+                citus.leave_alone(template, lambda statement: connection.execute(statement.encode()))
         yield Server(url, *names, template)
 
 

@@ -1,0 +1,49 @@
+"""Citus: with `TEST_CITUS=1` the tests run on distributed tables, on the server that `TEST_DATABASE_URL` names.
+
+The server must have Citus in `shared_preload_libraries` and be a node by itself: each test's database is a copy of a
+template, and a copy has its shards only if they are in the same database. The rules are those of a cluster: what needs
+one shard, and what Citus refuses for several.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+
+DISTRIBUTED = os.environ.get("TEST_CITUS") == "1"
+
+_PROCESS, _AUDIT = "commandbus.process", "commandbus.process_audit"
+DISTRIBUTE = (
+    "CREATE EXTENSION citus",
+    f"SELECT create_distributed_table('{_PROCESS}', 'process_id')",
+    f"SELECT create_distributed_table('{_AUDIT}', 'process_id', colocate_with => '{_PROCESS}')",
+)
+
+
+def grants_on_shards(statements: Iterable[str]) -> Iterator[str]:
+    """Return the statements that repeat GRANTs on each shard. Citus passes on rights to tables, not to columns."""
+    for statement in statements:
+        for table in (_PROCESS, _AUDIT):
+            if f" ON {table} TO " in statement:
+                on_a_shard = statement.replace(f" ON {table} TO ", " ON %s TO ").replace("'", "''")
+                yield f"SELECT run_command_on_shards('{table}', '{on_a_shard}')"
+
+
+def distribute(grants: Iterable[str], execute: Callable[[str], object]) -> None:
+    """Distribute the tables of a migrated database whose roles have their rights.
+
+    Args:
+        grants: The GRANTs that were run.
+        execute: Runs a statement in the database, as a superuser, by itself.
+    """
+    for statement in (*DISTRIBUTE, *grants_on_shards(grants)):
+        execute(statement)
+
+
+def leave_alone(database: str, execute: Callable[[str], object]) -> None:
+    """Keep everybody out of a database, so that it can be copied. Citus has a process of its own in each database.
+
+    Args:
+        database: Its name.
+        execute: Runs a statement in another database, as a superuser, by itself.
+    """
+    execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS false")
+    execute(f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{database}'")
