@@ -167,6 +167,7 @@ class ProcessRepository(Protocol[StateT]):
         updated_before: datetime | None = None,
         deadline_before: datetime | None = None,
         on_unreadable: OnUnreadable = "raise",
+        by: Literal["lock", "version"] = "lock",
     ) -> list[ProcessMetadata[StateT]]:
         """Lock up to `limit` processes that no other transaction holds, and return them, oldest first.
 
@@ -174,7 +175,22 @@ class ProcessRepository(Protocol[StateT]):
 
         For workers that share a backlog: each worker gets different processes. The locks (FOR NO KEY UPDATE) last until
         your transaction ends, so do the work in that transaction. A process that another transaction holds is skipped.
-        The call never waits for it.
+        The call never waits for it. It is one statement, and more only if rows cannot be read.
+
+        With `by="version"`, processes are read without a lock, and those that nobody has changed since are taken: one
+        UPDATE raises their version and sets `updated_at`. It is for servers that cannot skip locked rows, as Citus
+        across shards. The objects have the new version. The locks are the same, but the call waits:
+
+        - If another transaction has changed or locked one of the processes, the call waits until it ends. So keep your
+          transaction short. Mark what you have claimed by its status or its deadline, commit, and work then.
+        - After the wait, a process that was changed is lost, and not returned. If all were lost, the next ones are
+          tried. If some were won, they are returned, although there may be more: call again. An empty list means that
+          nothing is left but what others have just changed.
+        - Under REPEATABLE READ or SERIALIZABLE, a lost process raises `TransactionConflictError` instead.
+        - Two calls take what they share in the same order, unless the server reads the table in two ways. If they wait
+          for each other nevertheless, one of them raises `DeadlockError`.
+
+        It takes two round trips, and two more for each time that all processes were lost.
 
         Args:
             domain: The domain to search.
@@ -189,7 +205,8 @@ class ProcessRepository(Protocol[StateT]):
                 `deadline_before`.
             deadline_before: Claim only processes whose deadline is before this time. No more are read than returned.
             on_unreadable: What to do with a process that cannot be read. Processes that are left out do not count, but
-                they are locked, too.
+                they are locked, too. With `by="version"`, their versions are raised, too.
+            by: `"lock"`, or `"version"`.
 
         Raises:
             InvalidInputError: The connection is in autocommit, where locks end with their statement.

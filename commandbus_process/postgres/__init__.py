@@ -10,6 +10,7 @@ Statements, by feature:
 
 - `_statements`: the statements about one process or one step.
 - `_listing`: a filter as SQL, for everything that lists processes; `find_by_status` and `claim`.
+- `_claiming`: `claim` by the version.
 - `_pages`: pages, streams and counts.
 - `_statistics`: the backlog, the duration of steps, and commands without a reply.
 - `_retention`: delete what has ended, preview that, and erase; `commandbus_process.retention` is its class.

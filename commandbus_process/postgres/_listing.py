@@ -213,6 +213,7 @@ def in_order(
     Args:
         statuses: The statuses, at least one.
         given: The names of the parameters that are given. `after_key` and `after_id` are the last row that was seen.
+            With `limit`, no more rows of a status are returned.
         columns: What to select. The column that sorts the rows is added as `sort_key`.
         newest_first: Whether the order is reversed.
     """
@@ -225,11 +226,13 @@ def in_order(
     if "business_key" in given:
         # Without OFFSET, the server may read the whole index of statuses, because it is in the wanted order.
         return found.where(in_status(statuses), *of_list).offset(literal_column("0")).subquery("found")
-    # LIMIT NULL is no limit. The server does not know that when it plans, so it chooses a plan for few rows.
+    # LIMIT NULL is no limit. The server does not know that when it plans, so it chooses a plan for few rows. It plans a
+    # limit that is a parameter in the same way. Citus takes only the latter across shards.
     no_limit = select(literal_column("NULL::bigint", BigInteger())).scalar_subquery()
+    limit = LIMIT if "limit" in given else no_limit
     order = sorted_by(process, key.name, newest_first=newest_first)
     return union_all(
-        *(found.where(in_status([status]), *of_list).order_by(*order).limit(no_limit) for status in statuses)
+        *(found.where(in_status([status]), *of_list).order_by(*order).limit(limit) for status in statuses)
     ).subquery("found")
 
 
@@ -264,7 +267,8 @@ def claim(statuses: tuple[str, ...], given: frozenset[str] = frozenset()) -> Sel
     if len(statuses) == 1 and "business_key" not in given:
         claimed = select(*PROCESS_SELECTED).order_by(*sorted_by(process, sort_column(given).name))
     else:
-        found = in_order(statuses, given, process.primary_key)
+        # Without a limit for each status: it would count the processes that somebody else holds, too.
+        found = in_order(statuses, given - {"limit"}, process.primary_key)
         claimed = select(*PROCESS_SELECTED).join_from(found, process, names_equal(found, process, PROCESS_KEY))
         claimed = claimed.order_by(*sorted_by(found, "sort_key"))
     claimed = claimed.where(in_status(statuses), *conditions(given)).limit(LIMIT)

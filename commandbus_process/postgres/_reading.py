@@ -9,10 +9,10 @@ names the row.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from itertools import repeat
+from itertools import compress, repeat
 from typing import Any, Generic, NamedTuple
 from uuid import UUID
 
@@ -67,6 +67,11 @@ class Rows:
         self.count -= taken.count
         self.columns = {name: values[count:] for name, values in self.columns.items()}
         return taken
+
+    def only(self, name: str, values: Collection[Any]) -> "Rows":
+        """Return the rows that have one of these values in the column of this name."""
+        wanted = [each in values for each in self.columns[name]]
+        return Rows(self.columns, list(zip(*(compress(each, wanted) for each in self.columns.values()), strict=True)))
 
     def one_by_one(self) -> list[Row]:
         """Return the rows, each as a dictionary."""

@@ -63,6 +63,7 @@ from commandbus_process.models import (
 from commandbus_process.postgres import _statements
 from commandbus_process.postgres._advance import Step, is_part_written, save_statement
 from commandbus_process.postgres._bulk import log_many, save_many
+from commandbus_process.postgres._claiming import claim_by_version
 from commandbus_process.postgres._database import Database, Tables
 from commandbus_process.postgres._listing import Listing
 from commandbus_process.postgres._reading import ProcessReader, first_row, read_entries, read_written, reading
@@ -253,6 +254,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         updated_before: datetime | None = None,
         deadline_before: datetime | None = None,
         on_unreadable: OnUnreadable = "raise",
+        by: Literal["lock", "version"] = "lock",
     ) -> list[ProcessMetadata[StateT]]:
         if conn is None:  # pyright: ignore[reportUnnecessaryComparison] - callers may be untyped
             raise InvalidInputError("conn", "is needed: without it, the locks would end with the statement")
@@ -266,6 +268,10 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
             deadline_before=deadline_before,
         )
         listing = self._listing(wanted, checked(LIMIT, "limit", limit))
+        if by == "version":
+            return await claim_by_version(self._engine, conn, listing, self._reader, unreadable_handler(on_unreadable))
+        if by != "lock":  # pyright: ignore[reportUnnecessaryComparison] - callers may be untyped
+            raise InvalidInputError("by", 'must be "lock" or "version"')
         return await self._find(conn, listing, listing.claim, on_unreadable, check_can_lock)
 
     def _listing(self, wanted: ProcessFilter, limit: int | None) -> Listing:

@@ -45,6 +45,9 @@ CALLS: dict[str, Call] = {
     "get_by_id": lambda repository, process, conn: repository.get_by_id(DOMAIN, process.process_id, conn),
     "find_by_status": lambda repository, _, conn: repository.find_by_status(DOMAIN, list(ProcessStatus), conn),
     "claim": lambda repository, _, conn: repository.claim(DOMAIN, list(ProcessStatus), conn, limit=1),
+    "claim by version": lambda repository, _, conn: repository.claim(
+        DOMAIN, list(ProcessStatus), conn, limit=1, by="version"
+    ),
     "log_step": lambda repository, process, conn: repository.log_step(DOMAIN, process.process_id, command(), conn),
     "update_step_reply": lambda repository, process, conn: repository.update_step_reply(
         DOMAIN, process.process_id, REPLY.command_id, REPLY, conn

@@ -91,6 +91,9 @@ Call = Callable[[Repository, ProcessMetadata, AsyncConnection], Awaitable[object
 WITHOUT_A_KEY: dict[str, Call] = {
     "find_by_status": lambda repository, _, conn: repository.find_by_status(DOMAIN, list(ProcessStatus), conn),
     "claim": lambda repository, _, conn: repository.claim(DOMAIN, list(ProcessStatus), conn, limit=3),
+    "claim by version": lambda repository, _, conn: repository.claim(
+        DOMAIN, list(ProcessStatus), conn, limit=3, by="version"
+    ),
 }
 WITH_A_KEY: dict[str, Call] = {
     "get_by_id": lambda repository, process, conn: repository.get_by_id(DOMAIN, process.process_id, conn),

@@ -11,7 +11,7 @@ from sqlalchemy import ClauseElement, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from commandbus_process import PostgresProcessRepository, ProcessStatus, tables
-from commandbus_process.postgres import _listing, _pages, _retention, _statistics
+from commandbus_process.postgres import _claiming, _listing, _pages, _retention, _statistics
 from tests.support.databases import DIALECT, Server, as_role, async_url, fresh_database
 from tests.support.items import new_entry, new_process
 from tests.support.statements import STATEMENTS
@@ -62,6 +62,8 @@ LISTS = {
     "page by deadline": _pages.summaries(ALL, ON | {"deadline_before"}, newest_first=False, steps=False),
     "page by key": _pages.summaries(ALL, ON | {"business_key"}, newest_first=False, steps=False),
     "stream of a backlog": _pages.processes(BACKLOG, ON, newest_first=False),
+    "page of candidates": _claiming.candidates(BACKLOG, frozenset[str]()),
+    "page of candidates by deadline": _claiming.candidates(ALL, frozenset({"deadline_before"})),
     "count": _pages.count(ALL, frozenset({"limit"})),
     "backlog": _statistics.backlog(frozenset[str]()),
 }
@@ -95,6 +97,7 @@ SERVED_BY = {
     "ADVANCE_ON_REPLY_WITH_ONE_SENT": ONE_PROCESS | ONE_STEP,
     "ADVANCE_WITH_SENT": ONE_PROCESS | ONE_STEP,
     "ADVANCE_ON_REPLY_WITH_SENT": ONE_PROCESS | ONE_STEP,
+    "TAKE": ONE_PROCESS,
     "TRAILS": ONE_TRAIL,
     "ERASE": ONE_PROCESS | ONE_TRAIL,
     "purge: lock": ONE_STATUS | ONE_PROCESS,

@@ -3,7 +3,7 @@ FROM (SELECT found.sort_key AS sort_key
 FROM ((SELECT commandbus.process.created_at AS sort_key
 FROM commandbus.process
 WHERE commandbus.process.domain = :key_domain::VARCHAR AND commandbus.process.status = 'FAILED'
-ORDER BY commandbus.process.created_at, commandbus.process.process_id LIMIT (SELECT NULL::bigint)) UNION ALL (SELECT commandbus.process.created_at AS sort_key
+ORDER BY commandbus.process.created_at, commandbus.process.process_id LIMIT :limit::INTEGER) UNION ALL (SELECT commandbus.process.created_at AS sort_key
 FROM commandbus.process
 WHERE commandbus.process.domain = :key_domain::VARCHAR AND commandbus.process.status = 'WAITING'
-ORDER BY commandbus.process.created_at, commandbus.process.process_id LIMIT (SELECT NULL::bigint))) AS found LIMIT :limit::INTEGER) AS counted
+ORDER BY commandbus.process.created_at, commandbus.process.process_id LIMIT :limit::INTEGER)) AS found LIMIT :limit::INTEGER) AS counted

@@ -2,7 +2,7 @@ WITH seen AS MATERIALIZED (SELECT found.domain AS domain, found.process_id AS pr
 FROM ((SELECT commandbus.process.domain AS domain, commandbus.process.process_id AS process_id, :ended_before::TIMESTAMP WITH TIME ZONE > coalesce(commandbus.process.completed_at, commandbus.process.updated_at) AND commandbus.process.process_type = coalesce(:process_type::VARCHAR, commandbus.process.process_type) AS due, commandbus.process.created_at AS sort_key
 FROM commandbus.process
 WHERE commandbus.process.domain = :key_domain::VARCHAR AND commandbus.process.status = 'FAILED' AND commandbus.process.created_at < :created_before::TIMESTAMP WITH TIME ZONE AND (commandbus.process.created_at, commandbus.process.process_id) > (CAST(:after_key::VARCHAR AS TIMESTAMP WITH TIME ZONE), :after_id::UUID)
-ORDER BY commandbus.process.created_at, commandbus.process.process_id LIMIT (SELECT NULL::bigint))) AS found
+ORDER BY commandbus.process.created_at, commandbus.process.process_id LIMIT :limit::INTEGER)) AS found
 ORDER BY found.sort_key, found.process_id LIMIT :limit::INTEGER), held AS MATERIALIZED (SELECT commandbus.process.process_id AS process_id
 FROM seen
 JOIN commandbus.process ON seen.domain = commandbus.process.domain AND seen.process_id = commandbus.process.process_id

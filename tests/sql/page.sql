@@ -3,6 +3,6 @@ FROM (SELECT found.domain AS domain, found.process_id AS process_id, found.proce
 FROM ((SELECT commandbus.process.domain AS domain, commandbus.process.process_id AS process_id, commandbus.process.process_type AS process_type, commandbus.process.status AS status, commandbus.process.current_step AS current_step, commandbus.process.error_code AS error_code, commandbus.process.error_message AS error_message, commandbus.process.created_at AS created_at, commandbus.process.updated_at AS updated_at, commandbus.process.completed_at AS completed_at, commandbus.process.version AS version, commandbus.process.business_key AS business_key, commandbus.process.deadline AS deadline, commandbus.process.created_at AS sort_key
 FROM commandbus.process
 WHERE commandbus.process.domain = :key_domain::VARCHAR AND commandbus.process.status = 'WAITING' AND (commandbus.process.created_at, commandbus.process.process_id) > (CAST(:after_key::VARCHAR AS TIMESTAMP WITH TIME ZONE), :after_id::UUID)
-ORDER BY commandbus.process.created_at, commandbus.process.process_id LIMIT (SELECT NULL::bigint))) AS found
+ORDER BY commandbus.process.created_at, commandbus.process.process_id LIMIT :limit::INTEGER)) AS found
 ORDER BY found.sort_key, found.process_id LIMIT :limit::INTEGER) AS page
 ORDER BY page.sort_key, page.process_id

@@ -6,6 +6,7 @@ one shard, and what Citus refuses for several.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 
 DISTRIBUTED = os.environ.get("TEST_CITUS") == "1"
@@ -19,11 +20,15 @@ DISTRIBUTE = (
 
 
 def grants_on_shards(statements: Iterable[str]) -> Iterator[str]:
-    """Return the statements that repeat GRANTs on each shard. Citus passes on rights to tables, not to columns."""
+    """Return the statements that repeat GRANTs on each shard, for whole tables.
+
+    Citus passes on rights to a table and not those to columns. They are still checked: by the coordinator. A shard is
+    sent all columns of a row, also those that the database sets, so its rights cannot be those to columns.
+    """
     for statement in statements:
         for table in (_PROCESS, _AUDIT):
             if f" ON {table} TO " in statement:
-                on_a_shard = statement.replace(f" ON {table} TO ", " ON %s TO ").replace("'", "''")
+                on_a_shard = re.sub(r" \([^)]*\)", "", statement).replace(f" ON {table} TO ", " ON %s TO ")
                 yield f"SELECT run_command_on_shards('{table}', '{on_a_shard}')"
 
 

@@ -2,11 +2,11 @@
 
 from sqlalchemy import ClauseElement, Insert, Select, Update
 
-from commandbus_process.postgres import _advance, _bulk, _retention, _statements
+from commandbus_process.postgres import _advance, _bulk, _claiming, _retention, _statements
 
 STATEMENTS: dict[str, ClauseElement] = {
     name: value
-    for module in (_statements, _advance, _bulk, _retention)
+    for module in (_statements, _advance, _bulk, _claiming, _retention)
     for name, value in vars(module).items()
     if name.isupper() and not name.startswith("_") and isinstance(value, Select | Insert | Update)
 }

@@ -12,7 +12,7 @@ from sqlalchemy import ClauseElement
 
 from commandbus_process import ProcessStatus
 from commandbus_process._arguments import sorted_statuses
-from commandbus_process.postgres import _listing, _pages, _retention, _statistics
+from commandbus_process.postgres import _claiming, _listing, _pages, _retention, _statistics
 from tests.support import ROOT
 from tests.support.databases import DIALECT
 from tests.support.statements import STATEMENTS
@@ -32,6 +32,9 @@ def statements() -> Iterator[tuple[str, ClauseElement]]:
     yield "claim_two", _listing.claim(TWO)
     yield "claim_two_filtered", _listing.claim(TWO, ALL_CONDITIONS)
     yield "claim_by_deadline", _listing.claim(TWO, frozenset({"deadline_before", "limit"}))
+    yield "candidates_one", _claiming.candidates(ONE, frozenset[str]())
+    yield "candidates_two_filtered", _claiming.candidates(TWO, ALL_CONDITIONS)
+    yield "candidates_by_deadline", _claiming.candidates(TWO, frozenset({"deadline_before"}))
     on = frozenset({"after_key", "after_id", "limit"})
     yield "page", _pages.summaries(ONE, on, newest_first=False, steps=False)
     yield "page_newest_first_with_steps", _pages.summaries(TWO, on, newest_first=True, steps=True)

@@ -99,6 +99,8 @@ async def locked(engine: AsyncEngine, conn: AsyncConnection, key: UUID) -> None:
     repository = PostgresProcessRepository(engine, state_type=Order)
     assert_type(await repository.get_by_id("orders", key, conn, for_update="nowait"), ProcessMetadata[Order] | None)
     assert_type(await repository.claim("orders", [], conn, limit=1), list[ProcessMetadata[Order]])
+    assert_type(await repository.claim("orders", [], conn, limit=1, by="version"), list[ProcessMetadata[Order]])
+    await repository.claim("orders", [], conn, limit=1, by="luck")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await repository.claim("orders", [], limit=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await repository.get_by_id("orders", key, conn, for_update="wait")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
