@@ -177,20 +177,15 @@ class ProcessRepository(Protocol[StateT]):
         your transaction ends, so do the work in that transaction. A process that another transaction holds is skipped.
         The call never waits for it. It is one statement, and more only if rows cannot be read.
 
-        With `by="version"`, processes are read without a lock, and those that nobody has changed since are taken: one
-        UPDATE raises their version and sets `updated_at`. It is for servers that cannot skip locked rows, as Citus
-        across shards. The objects have the new version. The locks are the same, but the call waits:
+        With `by="version"`, candidates are read without a lock, and those that nobody has changed since are taken. Each
+        is taken by a statement of its own, which raises its version and sets `updated_at`. It is for servers that skip
+        locked rows of one process only, as Citus. The objects have the new version. The locks are the same, and this
+        call never waits for a process either. It differs in this:
 
-        - If another transaction has changed or locked one of the processes, the call waits until it ends. So keep your
-          transaction short. Mark what you have claimed by its status or its deadline, commit, and work then.
-        - After the wait, a process that was changed is lost, and not returned. If all were lost, the next ones are
-          tried. If some were won, they are returned, although there may be more: call again. An empty list means that
-          nothing is left but what others have just changed.
-        - Under REPEATABLE READ or SERIALIZABLE, a lost process raises `TransactionConflictError` instead.
-        - Two calls take what they share in the same order, unless the server reads the table in two ways. If they wait
-          for each other nevertheless, one of them raises `DeadlockError`.
-
-        It takes two round trips, and two more for each time that all processes were lost.
+        - It takes a round trip, and one more for each process that it tries.
+        - It may return fewer processes than there are: it stops if others win three in a row and it has won some. If it
+          has won none, it tries the next ones, in random order. An empty list means that others hold what is left.
+        - After a rollback, the versions are as they were. The objects can be written again, as after `update`.
 
         Args:
             domain: The domain to search.
@@ -206,7 +201,7 @@ class ProcessRepository(Protocol[StateT]):
             deadline_before: Claim only processes whose deadline is before this time. No more are read than returned.
             on_unreadable: What to do with a process that cannot be read. Processes that are left out do not count, but
                 they are locked, too. With `by="version"`, their versions are raised, too.
-            by: `"lock"`, or `"version"`.
+            by: How processes are taken: `"lock"` or `"version"`.
 
         Raises:
             InvalidInputError: The connection is in autocommit, where locks end with their statement.

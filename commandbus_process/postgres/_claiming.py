@@ -1,20 +1,21 @@
 """Claim processes by their version: read candidates without a lock, and take those that nobody has changed since."""
 
+import random
 from collections.abc import Callable
 from functools import cache
-from typing import Any
-from uuid import UUID
+from typing import Any, Generic
 
-from sqlalchemy import ARRAY, Connection, Select, Text, Uuid, any_, bindparam, cast, func, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy import Connection, Select, Text, bindparam, func, select, update
 
+from commandbus_process._columns import PROCESS_KEY
 from commandbus_process.errors import StoredDataError
 from commandbus_process.models import ProcessMetadata, StateT
-from commandbus_process.postgres._expressions import ONE, PROCESS_ROW, STAMP, key_parameter, selected
+from commandbus_process.postgres._expressions import IS_PROCESS, ONE, PROCESS_ROW, STAMP, names_equal, selected
 from commandbus_process.postgres._listing import LIMIT, Listing, in_order, sorted_by
+from commandbus_process.postgres._parameters import process_key
 from commandbus_process.postgres._reading import ProcessReader, Rows
-from commandbus_process.postgres._stamps import set_stored, written_from
-from commandbus_process.postgres._transaction import check_can_lock, run
+from commandbus_process.postgres._stamps import Written, read_written, set_stored
+from commandbus_process.postgres._transaction import check_can_lock
 from commandbus_process.tables import process
 
 
@@ -35,58 +36,84 @@ def candidates(statuses: tuple[str, ...], given: frozenset[str]) -> Select[Any]:
     return select(*columns).order_by(*sorted_by(first, "sort_key"))
 
 
-# The rows are found by an array, not by a join with rows that are sent: Citus updates them across shards in this form.
-# PostgreSQL looks up the ids of an array in ascending order if it reads the primary key.
+# One process at a time, so that no call ever waits: a process that somebody holds is skipped. One UPDATE of all
+# candidates would wait for each of them, and two such calls did deadlock, because nothing says in which order an UPDATE
+# locks its rows. Citus skips locked rows only of a single process.
+_HELD = (
+    select(*process.primary_key)
+    .where(IS_PROCESS, bindparam("key_stamp", type_=Text()) == STAMP)
+    .with_for_update(key_share=True, skip_locked=True)
+    .cte("held")
+)
 TAKE = (
     update(process)
-    .where(
-        process.c.domain == key_parameter(process.c.domain),
-        process.c.process_id == any_(bindparam("ids", type_=ARRAY(Uuid))),
-        cast(process.c.process_id, Text).concat(STAMP) == any_(bindparam("found", type_=ARRAY(Text))),
-    )
+    .where(IS_PROCESS, names_equal(process, _HELD, PROCESS_KEY))
     .values({"version": process.c.version + ONE, "updated_at": func.pg_catalog.now()})
-    .returning(process.c.process_id, STAMP.label("stamp"))
+    .returning(STAMP.label("written"))
 )
 
+# After so many losses in a row, others are probably claiming the same processes. Then more candidates are read, and
+# tried in random order. Otherwise all workers would go on to try the same ones.
+_LOSSES = 3
+_WIDER = 4
+_WIDEST = 16  # times as many as are wanted
 
-async def claim_by_version(
-    engine: AsyncEngine,
-    conn: AsyncConnection,
-    listing: Listing,
-    reader: ProcessReader[StateT],
-    unreadable: Callable[[StoredDataError], object],
-) -> list[ProcessMetadata[StateT]]:
-    """Read candidates, take those that are still as they were read, and return these.
 
-    If all were lost, the next candidates are tried. If some were won, they are returned: a call that holds processes
-    and waits for more could wait for another call, which holds those.
+class Claim(Generic[StateT]):
+    """One call of `claim` by the version.
 
     Args:
-        engine: The repository's engine.
-        conn: The caller's connection.
         listing: The filter and the limit.
         reader: Turns rows into processes.
         unreadable: What to do with a process that cannot be read.
     """
 
-    def work(connection: Connection) -> tuple[Rows, dict[UUID, str]]:
-        check_can_lock(connection)
-        found = Rows.all(connection.execute(candidates(listing.statuses, listing.given), listing.parameters))
-        if not found.count:
-            return found, {}
-        values = {
-            "key_domain": listing.parameters["key_domain"],
-            "ids": list(found.columns["process_id"]),
-            "found": [*map("{}{}".format, found.columns["process_id"], found.columns["stamp"])],
-        }
-        return found, {each.process_id: each.stamp for each in connection.execute(TAKE, values)}
+    def __init__(
+        self, listing: Listing, reader: ProcessReader[StateT], unreadable: Callable[[StoredDataError], object]
+    ) -> None:
+        self._listing = listing
+        self._reader = reader
+        self._unreadable = unreadable
+        self._wanted: int = listing.parameters["limit"]
+        self._tried: list[object] = []
 
-    claimed: list[ProcessMetadata[StateT]] = []
-    is_complete = listing.is_empty
-    while not is_complete:
-        found, taken = await run(engine, conn, work)
-        claimed = reader.read_all(found.only("process_id", taken), unreadable)
-        for each in claimed:
-            set_stored(each, written_from(taken[each.process_id]), is_committed=False)
-        is_complete = bool(claimed) or not listing.look_further(found, 0)
-    return claimed
+    def take(self, connection: Connection) -> list[ProcessMetadata[StateT]]:
+        """Read candidates, and take those that are still as they were read.
+
+        If none was taken, the next candidates are tried, until there are no more.
+        """
+        check_can_lock(connection)
+        claimed: list[ProcessMetadata[StateT]] = []
+        parameters = self._listing.parameters
+        is_complete = self._listing.is_empty
+        while not is_complete:
+            statement = candidates(self._listing.statuses, self._listing.given)
+            found = Rows.all(connection.execute(statement, parameters))
+            are_all = found.count < parameters["limit"]
+            claimed = self._take_of(connection, found, give_up=not are_all)
+            is_complete = bool(claimed) or are_all
+            wider = min(_WIDER * parameters["limit"], _WIDEST * self._wanted)
+            parameters |= {"limit": wider, "seen": self._tried}
+        return claimed
+
+    def _take_of(self, connection: Connection, found: Rows, *, give_up: bool) -> list[ProcessMetadata[StateT]]:
+        """Take some of the candidates. With `give_up`, only until others win too often."""
+        stamps = dict(zip(found.columns["process_id"], found.columns["stamp"], strict=True))
+        order = list(stamps)
+        if self._tried:
+            random.shuffle(order)
+        taken: dict[object, Written] = {}
+        losses = 0
+        for process_id in order:
+            if len(taken) == self._wanted or (give_up and losses == _LOSSES):
+                break
+            key = process_key(self._listing.parameters["key_domain"], process_id)
+            written = read_written(connection.execute(TAKE, {**key, "key_stamp": stamps[process_id]}))
+            self._tried.append(process_id)
+            losses = losses + 1 if written is None else 0
+            if written is not None:
+                taken[process_id] = written
+        processes = self._reader.read_all(found.only("process_id", taken), self._unreadable)
+        for each in processes:
+            set_stored(each, taken[each.process_id], is_committed=False)
+        return processes

@@ -63,7 +63,7 @@ from commandbus_process.models import (
 from commandbus_process.postgres import _statements
 from commandbus_process.postgres._advance import Step, is_part_written, save_statement
 from commandbus_process.postgres._bulk import log_many, save_many
-from commandbus_process.postgres._claiming import claim_by_version
+from commandbus_process.postgres._claiming import Claim
 from commandbus_process.postgres._database import Database, Tables
 from commandbus_process.postgres._listing import Listing
 from commandbus_process.postgres._reading import ProcessReader, first_row, read_entries, read_written, reading
@@ -269,7 +269,8 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         )
         listing = self._listing(wanted, checked(LIMIT, "limit", limit))
         if by == "version":
-            return await claim_by_version(self._engine, conn, listing, self._reader, unreadable_handler(on_unreadable))
+            claim = Claim(listing, self._reader, unreadable_handler(on_unreadable))
+            return await run(self._engine, conn, claim.take)
         if by != "lock":  # pyright: ignore[reportUnnecessaryComparison] - callers may be untyped
             raise InvalidInputError("by", 'must be "lock" or "version"')
         return await self._find(conn, listing, listing.claim, on_unreadable, check_can_lock)

@@ -1,4 +1,8 @@
-UPDATE commandbus.process
+WITH held AS (SELECT commandbus.process.domain AS domain, commandbus.process.process_id AS process_id
+FROM commandbus.process
+WHERE commandbus.process.domain = :key_domain::VARCHAR AND commandbus.process.process_id = :key_process_id::UUID AND :key_stamp::VARCHAR = (CAST(commandbus.process.version AS TEXT) || ' ' || CAST(process.xmin AS TEXT) || ' ' || pg_catalog.encode(pg_catalog.timestamptz_send(commandbus.process.updated_at), 'hex'))
+FOR NO KEY UPDATE SKIP LOCKED) UPDATE commandbus.process
 SET updated_at=pg_catalog.now(), version=(commandbus.process.version + 1)
-WHERE commandbus.process.domain = :key_domain::VARCHAR AND commandbus.process.process_id = ANY (:ids::UUID[]) AND (CAST(commandbus.process.process_id AS TEXT) || CAST(commandbus.process.version AS TEXT) || ' ' || CAST(process.xmin AS TEXT) || ' ' || pg_catalog.encode(pg_catalog.timestamptz_send(commandbus.process.updated_at), 'hex')) = ANY (:found::TEXT[])
-RETURNING commandbus.process.process_id, CAST(commandbus.process.version AS TEXT) || ' ' || CAST(process.xmin AS TEXT) || ' ' || pg_catalog.encode(pg_catalog.timestamptz_send(commandbus.process.updated_at), 'hex') AS stamp
+FROM held
+WHERE commandbus.process.domain = :key_domain::VARCHAR AND commandbus.process.process_id = :key_process_id::UUID AND commandbus.process.domain = held.domain AND commandbus.process.process_id = held.process_id
+RETURNING CAST(commandbus.process.version AS TEXT) || ' ' || CAST(process.xmin AS TEXT) || ' ' || pg_catalog.encode(pg_catalog.timestamptz_send(commandbus.process.updated_at), 'hex') AS written

@@ -116,7 +116,9 @@ def roles(server_url: str) -> Generator[tuple[str, str, str, str]]:
         f"commandbus_reader_{suffix}",
         f"commandbus_purger_{suffix}",
     )
-    execute(server_url, "; ".join(f"CREATE ROLE {name}" for name in names))
+    # Citus logs in to its own server again, as the role that sends a statement.
+    login = " LOGIN" if citus.DISTRIBUTED else ""
+    execute(server_url, "; ".join(f"CREATE ROLE {name}{login}" for name in names))
     try:
         yield names
     finally:
