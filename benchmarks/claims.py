@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
-from typing import Literal
+from typing import Literal, TypeAlias
 from uuid import UUID, uuid4
 
 import psycopg
@@ -23,7 +23,8 @@ from benchmarks.many import DOMAIN, database_of, print_table
 from commandbus_process import JsonObject, PostgresProcessRepository, ProcessMetadata, ProcessStatus
 
 _LIMIT = 10
-_WAYS: tuple[Literal["lock", "version"], ...] = ("lock", "version")
+_Way: TypeAlias = Literal["lock", "version"]
+_WAYS: tuple[_Way, _Way] = ("lock", "version")
 _PENDING = [ProcessStatus.PENDING]
 
 
@@ -53,9 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _all(processes: int, workers: Sequence[int], kept_open: Sequence[float], rounds: int) -> None:
-    table = Table(
-        "Open for", "Workers", "Claims by", "Processes a second", "A claim, ms", "The longest, ms"
-    )
+    table = Table("Open for", "Workers", "Claims by", "Processes a second", "A claim, ms", "The longest, ms")
     with database_of(0) as url:
         engine = create_async_engine(url, pool_size=max(workers), max_overflow=0)
         try:
@@ -64,7 +63,7 @@ async def _all(processes: int, workers: Sequence[int], kept_open: Sequence[float
                 for count in workers:
                     found: dict[str, list[Drained]] = {way: [] for way in _WAYS}
                     for number in range(rounds):
-                        for way in _WAYS if number % 2 else reversed(_WAYS):
+                        for way in _WAYS if number % 2 else _WAYS[::-1]:
                             _empty(url)
                             found[way].append(await _drain(engine, way, processes, count, milliseconds / 1000))
                     for way, runs in found.items():
@@ -81,9 +80,7 @@ def _empty(url: str) -> None:
         connection.execute("ANALYZE commandbus.process")
 
 
-async def _drain(
-    engine: AsyncEngine, by: Literal["lock", "version"], processes: int, workers: int, kept_open: float
-) -> Drained:
+async def _drain(engine: AsyncEngine, by: _Way, processes: int, workers: int, kept_open: float) -> Drained:
     repository = PostgresProcessRepository(engine)
     await repository.save_many(
         ProcessMetadata[JsonObject](domain=DOMAIN, process_id=uuid4(), process_type="order", state={"number": number})

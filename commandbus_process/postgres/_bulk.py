@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Select, exists, false, func, select
-from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.util import greenlet_spawn
 
@@ -19,9 +19,9 @@ from commandbus_process.errors import ProcessAlreadyExistsError, ProcessError
 from commandbus_process.models import ProcessMetadata, StateT
 from commandbus_process.postgres._copy import copy_rows
 from commandbus_process.postgres._database import Database, Tables
-from commandbus_process.postgres._expressions import ONE, STAMP, names_equal, rows_parameter
+from commandbus_process.postgres._expressions import COUNT, ONE, STAMP, names_equal, rows_parameter
 from commandbus_process.postgres._reading import Rows
-from commandbus_process.postgres._statements import COUNTED, ENTRY_SELECTED, is_same_entry
+from commandbus_process.postgres._statements import ENTRY_SELECTED, is_same_entry
 from commandbus_process.postgres._transaction import atomic, translated_errors
 from commandbus_process.tables import process as process_table
 from commandbus_process.tables import process_audit
@@ -54,9 +54,9 @@ def _written_many() -> Select[Any, str]:
     )
 
 
-def _log_many() -> Insert:
+def _log_many() -> Select[Any]:
     given = rows_parameter(process_audit, LOGGED, "steps")
-    # The lock is in a WITH query for the same reason as that of LOG_STEP.
+    # The lock is in a WITH query for the same reason as that of LOG_STEP, and so are the rows that are counted.
     held = (
         select(given.c.position, *(given.c[name] for name in LOGGED))
         .join_from(given, process_table, names_equal(process_table, given, PROCESS_KEY))
@@ -64,17 +64,18 @@ def _log_many() -> Insert:
         .with_for_update(read=True, key_share=True, of=process_table)
         .cte("held")
     )
-    return (
+    logged = (
         insert(process_audit)
-        .inline()
         .from_select(
             LOGGED,
             # The order of the ids, which decides between entries of the same time.
             select(*(held.c[name] for name in LOGGED)).order_by(held.c.position),
         )
         .on_conflict_do_nothing(index_elements=COMMAND_KEY)
-        .execution_options(**COUNTED)
+        .returning(ONE)
+        .cte("logged")
     )
+    return select(COUNT).select_from(logged)
 
 
 def _why_not_all_logged() -> Select[Any]:
@@ -98,8 +99,8 @@ def _why_not_all_logged() -> Select[Any]:
 SAVE_MANY = _save_many()
 WHY_NOT_ALL_SAVED = _why_not_all_saved()
 WRITTEN_MANY = _written_many()
-# The row count is the number of written rows. Returning which rows were written would cost a fifth more: 31 instead of
-# 27 microseconds a row.
+# Returns the number of written rows. Returning which rows were written would cost a fifth more: 31 instead of 27
+# microseconds a row.
 LOG_MANY = _log_many()
 # Returns the rows that are not stored as they were given. If `process_id` is NULL, the process does not exist. If
 # `command_id` is NULL, no entry is logged (any more). Otherwise the row has the entry that is logged.
@@ -204,8 +205,7 @@ def _insert_steps(tables: Tables, batch: Batch[Step]) -> int:
 
     def write() -> int | None:
         nonlocal written
-        count: int = tables.execute(LOG_MANY, steps).rowcount
-        written += count
+        written += tables.execute(LOG_MANY, steps).scalar_one()
         return written if written == len(batch.items) else None
 
     def explain() -> int | None:

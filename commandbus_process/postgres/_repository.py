@@ -271,7 +271,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         if by == "version":
             claim = Claim(listing, self._reader, unreadable_handler(on_unreadable))
             return await run(self._engine, conn, claim.take)
-        if by != "lock":  # pyright: ignore[reportUnnecessaryComparison] - callers may be untyped
+        if by != "lock":
             raise InvalidInputError("by", 'must be "lock" or "version"')
         return await self._find(conn, listing, listing.claim, on_unreadable, check_can_lock)
 
@@ -313,7 +313,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
                 return None
 
             return write_or_explain(
-                lambda: bool(tables.execute(_statements.LOG_STEP, values).rowcount) or None,
+                lambda: bool(tables.execute(_statements.LOG_STEP, values).scalar()) or None,
                 explain,
                 lambda: (domain, process_id),
             )

@@ -52,8 +52,7 @@ from commandbus_process.postgres._expressions import (
 )
 from commandbus_process.tables import process, process_audit
 
-# The row count is enough to know what an INSERT wrote. RETURNING would cost the fetch of a result. `inline` keeps
-# SQLAlchemy from adding a RETURNING for the columns that have a default.
+# The row count is enough to know what an UPDATE wrote. RETURNING would cost the fetch of a result.
 COUNTED = {"preserve_rowcount": True}
 
 # With ON CONFLICT DO NOTHING, a taken key returns no row. An error would abort the caller's transaction. It names the
@@ -117,7 +116,8 @@ GET_BY_ID_UNLESS_LOCKED = GET_BY_ID.with_for_update(key_share=True, skip_locked=
 # foreign key would raise an error, which aborts the caller's transaction. The foreign key takes FOR KEY SHARE anyway.
 # Taken by a SELECT, the lock waits for somebody who is deleting the process, and then finds no process. The SELECT is a
 # WITH query, because Citus refuses INSERT ... SELECT ... FOR KEY SHARE. PostgreSQL never merges a WITH query that locks
-# into the rest, so the process is locked before anything is inserted.
+# into the rest, so the process is locked before anything is inserted. If an entry was inserted, it returns a row. The
+# row count is not enough: Citus counts what ON CONFLICT has left out of an INSERT ... SELECT, too.
 _KEPT_PROCESS = select(*process.primary_key).where(IS_PROCESS).with_for_update(read=True, key_share=True).cte("held")
 LOG_STEP = (
     insert(process_audit)
@@ -127,7 +127,7 @@ LOG_STEP = (
         select(*(_KEPT_PROCESS.c[name] for name in PROCESS_KEY), *(parameter(process_audit.c[name]) for name in ENTRY)),
     )
     .on_conflict_do_nothing(index_elements=COMMAND_KEY)
-    .execution_options(**COUNTED)
+    .returning(ONE)
 )
 
 ENTRY_SELECTED = tuple(selected(process_audit.c[name]) for name in ENTRY)

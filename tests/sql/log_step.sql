@@ -4,3 +4,4 @@ WHERE commandbus.process.domain = :key_domain::VARCHAR AND commandbus.process.pr
 SELECT held.domain, held.process_id, :step_name::VARCHAR AS anon_1, :command_id::UUID AS anon_2, :command_type::VARCHAR AS anon_3, CAST(:command_data::VARCHAR AS JSONB) AS anon_4, :sent_at::TIMESTAMP WITH TIME ZONE AS anon_5, :reply_outcome::VARCHAR AS anon_6, CAST(:reply_data::VARCHAR AS JSONB) AS anon_7, :received_at::TIMESTAMP WITH TIME ZONE AS anon_8, :compensates::UUID AS anon_9
 FROM held
 ON CONFLICT (domain, process_id, command_id) DO NOTHING
+RETURNING 1
