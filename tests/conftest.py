@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from commandbus_process import JsonObject, PostgresProcessRepository, ProcessMetadata
+from tests.support import citus
 from tests.support.databases import VERSIONS, Server, as_role, async_url, fresh_database, prepared_server
 from tests.support.items import new_process
 from tests.support.pgbouncer import MISSING, NOT_PREPARING, PROGRAM, PgBouncer, login_role, running_pgbouncer
@@ -25,6 +26,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.fixturenames
         ):
             item.add_marker("database")
+        why = citus.why_it_cannot_hold(item.nodeid) if citus.DISTRIBUTED else None
+        if why is not None:
+            item.add_marker(pytest.mark.skip(f"Citus: {why}"))
 
 
 @pytest.fixture(scope="session")

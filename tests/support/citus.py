@@ -7,7 +7,7 @@ one shard, and what Citus refuses for several.
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 DISTRIBUTED = os.environ.get("TEST_CITUS") == "1"
 
@@ -17,6 +17,32 @@ DISTRIBUTE = (
     f"SELECT create_distributed_table('{_PROCESS}', 'process_id')",
     f"SELECT create_distributed_table('{_AUDIT}', 'process_id', colocate_with => '{_PROCESS}')",
 )
+
+_CLAIM = "`claim` by lock: Citus takes no locks across shards"
+_COPY = "Citus raises its own InternalError for a COPY of what is there already"
+_PURGE = "`purge` locks across shards"
+CANNOT_HOLD: Mapping[str, str] = {
+    r"levels/test_locks\.py::test_(claims|what_a_claim|steps_can_be_logged_while_a|ten_workers|what_cannot)": _CLAIM,
+    r"levels/test_lock_order\.py::test_a_reply_delivered_twice": _CLAIM,
+    r"queries/test_pages\.py::test_claim_by_deadline": _CLAIM,
+    r"levels/test_claim_by_version\.py::test_it_looks_for_what_a_claim_by_lock": _CLAIM,
+    r"states/test_unreadable\.py::.*claim": _CLAIM,
+    r"test_(connection_states|lost_races|listeners|columns)\.py::.*claim": _CLAIM,
+    r"tests/(contract|postgres/levels|postgres)/bulk/": _COPY,
+    r"retention/test_(purge|at_once)\.py": _PURGE,
+    r"queries/test_streams\.py::.*consistent": "a subquery in LIMIT is refused across shards",
+    r"queries/test_pages\.py::.*steps": "a subquery for each row of a page is refused across shards",
+    r"schema/test_guards\.py": "triggers are refused on distributed tables",
+    r"tests/postgres/schema/": "the migrations and their locks are promised for plain tables",
+    r"tests/postgres/test_plans\.py": "a plan on the coordinator is not that of a shard",
+    r"tests/docs/test_pages\.py::test_a_page_prints": "pages use `claim` and `purge`",
+}
+"""Which tests cannot hold on distributed tables, as patterns of their ids, and why. The first that fits counts."""
+
+
+def why_it_cannot_hold(test: str) -> str | None:
+    """Return why the test with this id cannot hold on distributed tables; `None` if it can."""
+    return next((why for pattern, why in CANNOT_HOLD.items() if re.search(pattern, test)), None)
 
 
 def grants_on_shards(statements: Iterable[str]) -> Iterator[str]:
@@ -29,6 +55,7 @@ def grants_on_shards(statements: Iterable[str]) -> Iterator[str]:
         for table in (_PROCESS, _AUDIT):
             if f" ON {table} TO " in statement:
                 on_a_shard = re.sub(r" \([^)]*\)", "", statement).replace(f" ON {table} TO ", " ON %s TO ")
+                on_a_shard = on_a_shard.replace("'", "''")
                 yield f"SELECT run_command_on_shards('{table}', '{on_a_shard}')"
 
 
