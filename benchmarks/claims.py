@@ -61,14 +61,15 @@ async def _all(processes: int, workers: Sequence[int], kept_open: Sequence[float
             await _drain(engine, "lock", 100, 4, 0)  # opens the connections
             for milliseconds in kept_open:
                 for count in workers:
-                    found: dict[str, list[Drained]] = {way: [] for way in _WAYS}
+                    found: dict[_Way, list[Drained]] = {way: [] for way in _WAYS}
                     for number in range(rounds):
-                        for way in _WAYS if number % 2 else _WAYS[::-1]:
+                        ways: Sequence[_Way] = _WAYS if number % 2 else _WAYS[::-1]
+                        for way in ways:
                             _empty(url)
                             found[way].append(await _drain(engine, way, processes, count, milliseconds / 1000))
-                    for way, runs in found.items():
+                    for by, runs in found.items():
                         middle = sorted(runs, key=lambda each: each.seconds)[len(runs) // 2]
-                        table.add_row(f"{milliseconds:.0f} ms", str(count), way, *middle.figures(processes))
+                        table.add_row(f"{milliseconds:.0f} ms", str(count), by, *middle.figures(processes))
         finally:
             await engine.dispose()
     print_table(table)
