@@ -5,16 +5,17 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, Generic
 
-from sqlalchemy import Connection, Select, Text, bindparam, func, select, update
+from sqlalchemy import Select, Text, bindparam, func, select, update
 
 from commandbus_process._columns import PROCESS_KEY
+from commandbus_process._parameters import process_key
+from commandbus_process._stamps import Written, set_stored
 from commandbus_process.errors import StoredDataError
 from commandbus_process.models import ProcessMetadata, StateT
+from commandbus_process.postgres._database import Tables
 from commandbus_process.postgres._expressions import IS_PROCESS, ONE, PROCESS_ROW, STAMP, names_equal, selected
 from commandbus_process.postgres._listing import LIMIT, Listing, in_order, sorted_by
-from commandbus_process.postgres._parameters import process_key
-from commandbus_process.postgres._reading import ProcessReader, Rows
-from commandbus_process.postgres._stamps import Written, read_written, set_stored
+from commandbus_process.postgres._reading import ProcessReader, Rows, read_written
 from commandbus_process.postgres._transaction import check_can_lock
 from commandbus_process.tables import process
 
@@ -77,26 +78,26 @@ class Claim(Generic[StateT]):
         self._wanted: int = listing.parameters["limit"]
         self._tried: list[object] = []
 
-    def take(self, connection: Connection) -> list[ProcessMetadata[StateT]]:
+    def take(self, tables: Tables) -> list[ProcessMetadata[StateT]]:
         """Read candidates, and take those that are still as they were read.
 
         If none was taken, the next candidates are tried, until there are no more.
         """
-        check_can_lock(connection)
+        check_can_lock(tables.connection)
         claimed: list[ProcessMetadata[StateT]] = []
         parameters = self._listing.parameters
         is_complete = self._listing.is_empty
         while not is_complete:
             statement = candidates(self._listing.statuses, self._listing.given)
-            found = Rows.all(connection.execute(statement, parameters))
+            found = Rows.all(tables.execute(statement, parameters))
             are_all = found.count < parameters["limit"]
-            claimed = self._take_of(connection, found, give_up=not are_all)
+            claimed = self._take_of(tables, found, give_up=not are_all)
             is_complete = bool(claimed) or are_all
             wider = min(_WIDER * parameters["limit"], _WIDEST * self._wanted)
             parameters |= {"limit": wider, "seen": self._tried}
         return claimed
 
-    def _take_of(self, connection: Connection, found: Rows, *, give_up: bool) -> list[ProcessMetadata[StateT]]:
+    def _take_of(self, tables: Tables, found: Rows, *, give_up: bool) -> list[ProcessMetadata[StateT]]:
         """Take some of the candidates. With `give_up`, only until others win too often."""
         stamps = dict(zip(found.columns["process_id"], found.columns["stamp"], strict=True))
         order = list(stamps)
@@ -108,7 +109,7 @@ class Claim(Generic[StateT]):
             if len(taken) == self._wanted or (give_up and losses == _LOSSES):
                 break
             key = process_key(self._listing.parameters["key_domain"], process_id)
-            written = read_written(connection.execute(TAKE, {**key, "key_stamp": stamps[process_id]}))
+            written = read_written(tables.execute(TAKE, {**key, "key_stamp": stamps[process_id]}))
             self._tried.append(process_id)
             losses = losses + 1 if written is None else 0
             if written is not None:

@@ -270,7 +270,7 @@ class PostgresProcessRepository(ProcessRepository[StateT]):
         listing = self._listing(wanted, checked(LIMIT, "limit", limit))
         if by == "version":
             claim = Claim(listing, self._reader, unreadable_handler(on_unreadable))
-            return await run(self._engine, conn, claim.take)
+            return await run(self._database, conn, claim.take)
         if by != "lock":
             raise InvalidInputError("by", 'must be "lock" or "version"')
         return await self._find(conn, listing, listing.claim, on_unreadable, check_can_lock)

@@ -180,6 +180,7 @@ class PassingRepository(ProcessRepository[StateT]):
         updated_before: datetime | None = None,
         deadline_before: datetime | None = None,
         on_unreadable: OnUnreadable = "raise",
+        by: Literal["lock", "version"] = "lock",
     ) -> list[ProcessMetadata[StateT]]:
         found = await self._inner.claim(
             domain,
@@ -192,6 +193,7 @@ class PassingRepository(ProcessRepository[StateT]):
             updated_before=updated_before,
             deadline_before=deadline_before,
             on_unreadable=on_unreadable,
+            by=by,
         )
         for process in found:
             self._named(domain, process.process_id)

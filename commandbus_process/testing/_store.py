@@ -58,8 +58,12 @@ class InMemoryStore:
 
     def update_process(self, key: Key, values: Mapping[str, Any]) -> Written:
         """Update a process, which must exist."""
+        self._processes[key] |= _as_stored({name: values[name] for name in UPDATED})
+        return self.touch_process(key)
+
+    def touch_process(self, key: Key) -> Written:
+        """Raise the version of a process, which must exist, and set `updated_at`."""
         row = self._processes[key]
-        row |= _as_stored({name: values[name] for name in UPDATED})
         row |= {"updated_at": datetime.now(UTC), "version": row["version"] + 1}
         return self._stamp(row)
 

@@ -204,6 +204,7 @@ class InMemoryProcessRepository(ProcessRepository[StateT]):
         updated_before: datetime | None = None,
         deadline_before: datetime | None = None,
         on_unreadable: OnUnreadable = "raise",
+        by: Literal["lock", "version"] = "lock",
     ) -> list[ProcessMetadata[StateT]]:
         if conn is None:  # pyright: ignore[reportUnnecessaryComparison] - callers may be untyped
             raise InvalidInputError("conn", "is needed: without it, the locks would end with the statement")
@@ -216,7 +217,13 @@ class InMemoryProcessRepository(ProcessRepository[StateT]):
             updated_before=updated_before,
             deadline_before=deadline_before,
         )
-        return await self._find(wanted, checked(LIMIT, "limit", limit), conn, on_unreadable)
+        if by not in {"lock", "version"}:
+            raise InvalidInputError("by", 'must be "lock" or "version"')
+        found = await self._find(wanted, checked(LIMIT, "limit", limit), conn, on_unreadable)
+        if by == "version":
+            for each in found:
+                set_stored(each, self._store.touch_process((each.domain, each.process_id)), is_committed=True)
+        return found
 
     async def _find(
         self, wanted: ProcessFilter, limit: int | None, conn: AsyncConnection | None, on_unreadable: OnUnreadable
