@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 from uuid import UUID
 
+from pydantic import BaseModel
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -19,6 +20,7 @@ from commandbus_process import (
 )
 from tests.support.advancing import new_command
 from tests.support.items import DOMAIN
+from tests.support.states import process_with
 from tests.support.versions import THIRD_WRITING, FirstOrder, ThirdOrder, order
 
 FEWER = 100
@@ -197,3 +199,23 @@ async def test_the_last_upcasters_go_when_no_row_needs_them(engine: AsyncEngine)
     without = PostgresProcessRepository(engine, state_type=StateVersions(ThirdOrder, version=3))
     found = await without.get_by_ids(DOMAIN, ids)
     assert [found[each].state.amount for each in ids] == list(range(FEWER))
+
+
+class Euros(BaseModel):
+    total: int
+
+
+class Cents(BaseModel):
+    total: int
+
+
+async def test_an_old_state_that_happens_to_fit_is_converted_too(engine: AsyncEngine) -> None:
+    """In a list of nothing but old rows, which have no version."""
+    old = PostgresProcessRepository[Any](engine, state_type=Euros)
+    processes = [process_with(Euros(total=number)) for number in range(3)]
+    await old.save_many(processes)
+    in_cents = StateVersions(Cents, version=2, upcasters={1: lambda state: {"total": state["total"] * 100}})
+    for state_type in (in_cents, {"order": in_cents}):
+        repository = PostgresProcessRepository[Any](engine, state_type=state_type)
+        found = await repository.get_by_ids(DOMAIN, [each.process_id for each in processes])
+        assert [each.state.total for each in found.values()] == [0, 100, 200]
