@@ -82,7 +82,7 @@ def _of_fields(
 
 def _process_fields(process: ProcessMetadata[Any]) -> dict[str, object]:
     fields = {name: value for name, value in vars(process).items() if name not in _SET_ANEW}
-    state = fields.pop("state")
+    state: object = fields.pop("state")
     of_class: Any = type(state)
     adapter: TypeAdapter[Any] = TypeAdapter(of_class)
     return dict(_flat("", {**fields, "state": adapter.dump_python(state)}))

@@ -132,6 +132,8 @@ async def test_what_comes_while_many_are_saved_is_seen_at_the_end(process: Proce
     async def processes() -> AsyncGenerator[ProcessMetadata]:
         yield other
         yield process
+        for _ in range(1000):  # so that the batch of the two is done
+            yield new_process()
         await repository.save(process.model_copy(deep=True))
         assert await repository.get_by_id(DOMAIN, other.process_id) is None
 
