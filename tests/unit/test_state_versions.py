@@ -1,5 +1,6 @@
 """What `StateVersions` accepts, how states are converted, and what is said if a converter fails."""
 
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from typing import Any
@@ -11,6 +12,11 @@ from typing_extensions import TypedDict
 from commandbus_process import InvalidInputError, JsonObject, ProcessMetadata, RawStates, StateVersions
 from commandbus_process._states import States, StateType
 from tests.support.states import NOON, process_with
+
+
+def named(value: object) -> str:
+    """The value without the addresses of functions: every worker of pytest-xdist must find the same names."""
+    return re.sub(r"<function (\w+) at \w+>", r"\1", str(value))
 
 
 class Order(BaseModel):
@@ -117,7 +123,7 @@ def test_a_state_is_written_in_the_wanted_version(write_version: int, column: in
         ({"write_version": 1, "downcasters": {3: undo_rename}}, "downcasters"),
         ({"write_version": 1, "upcasters": {2: rename}}, "write_version"),
     ],
-    ids=str,
+    ids=named,
 )
 def test_a_gap_in_a_chain_is_refused(changes: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
@@ -152,7 +158,7 @@ async def asynchronous_generator(state: JsonObject) -> AsyncIterator[JsonObject]
         {"upcasters": {1: generator, 2: rename}},
         {"downcasters": {3: "undo"}},
     ],
-    ids=str,
+    ids=named,
 )
 def test_what_is_no_version_or_no_function_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(TypeError) as caught:
