@@ -70,6 +70,10 @@ def check_can_migrate(connection: object) -> Connection:
 _PIN = "SELECT pg_catalog.set_config('search_path', 'pg_catalog', true)"  # until the transaction ends
 
 
+def _pin(connection: Connection) -> None:
+    connection.exec_driver_sql(_PIN)
+
+
 @contextmanager
 def search_path_pinned(connection: Connection) -> Generator[None]:
     """Set the search path to `pg_catalog` only, until the block or the transaction ends.
@@ -151,5 +155,5 @@ def only_migrator(engine: Engine, schema: str) -> Generator[Connection]:
             raise InvalidInputError("engine", "needs a pool of two connections to migrate") from error
         with connection:
             connection.execution_options(isolation_level="READ COMMITTED")
-            event.listen(connection, "begin", lambda begun: begun.exec_driver_sql(_PIN))
+            event.listen(connection, "begin", _pin)
             yield connection

@@ -82,9 +82,8 @@ def _of_fields(
 
 def _process_fields(process: ProcessMetadata[Any]) -> dict[str, object]:
     fields = {name: value for name, value in vars(process).items() if name not in _SET_ANEW}
-    state: object = fields.pop("state")
-    of_class: Any = type(state)
-    adapter: TypeAdapter[Any] = TypeAdapter(of_class)
+    state: Any = fields.pop("state")
+    adapter: TypeAdapter[Any] = TypeAdapter(cast("Any", type(state)))
     return dict(_flat("", {**fields, "state": adapter.dump_python(state)}))
 
 

@@ -89,7 +89,8 @@ async def test_the_batches_go_on_from_where_the_last_one_ended(
     await store(administrator, processes, 1)
     seen = [progress async for progress in retention.purge(DOMAIN, ended_before=END, batch_size=4)]
     assert seen[-1] == PurgeProgress(13, 13, None)
-    assert [each.oldest_left for each in seen[:-1]] == [END - days(90)] * 5
+    assert len(seen) > 5  # batches of four, or smaller ones on a busy machine
+    assert {each.oldest_left for each in seen[:-1]} == {END - days(90)}
     assert all(0 <= after.processes - before.processes <= 4 for before, after in pairwise(seen))
     assert await left(administrator) == {
         each.process_id for each in processes if each.completed_at is not None and each.completed_at > END

@@ -55,11 +55,11 @@ def test_the_eight_operations_of_the_code_before(empty_database_url: str, to: st
     with engine.begin() as connection:
         upgrade(connection, to)
     engine.dispose()
-    with psycopg.connect(empty_database_url, row_factory=dict_row) as session:
+    with psycopg.connect(empty_database_url) as session, session.cursor(row_factory=dict_row) as cursor:
 
         def run(name: str, **values: object) -> psycopg.Cursor[dict[str, Any]]:
             text = re.sub(r"(?<!:):(\w+)", r"%(\1)s", (FOLDER / f"{name}.sql").read_text())
-            return session.execute(text.encode(), {**VALUES, **values})
+            return cursor.execute(text.encode(), {**VALUES, **values})
 
         assert run("save").rowcount == 1
         assert run("save").rowcount == 0

@@ -32,7 +32,7 @@ async def test_each_role_has_what_it_needs_and_no_more(
     empty: AsyncEngine, empty_database_url: str, server: Server
 ) -> None:
     del empty
-    engines = {}
+    engines: dict[str, AsyncEngine] = {}
     for purpose in ("application", "reader", "purger"):
         role = getattr(server, purpose)
         execute(empty_database_url, "; ".join(grant_statements(role, purpose, schema=UGLY)))

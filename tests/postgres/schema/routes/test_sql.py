@@ -36,7 +36,7 @@ def test_there_is_no_other_file() -> None:
 
 def test_the_files_make_what_the_migrations_make(newest_server: Server, empty_database_url: str) -> None:
     engine = create_engine(async_url(empty_database_url))
-    states = []
+    states: list[tuple[str, dict[str, set[tuple[object, ...]]]]] = []
     with fresh_database(newest_server.url) as by_sql:
         for before, after in STEPS:
             states.append((before, described(by_sql)))
