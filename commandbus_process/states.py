@@ -20,30 +20,27 @@ The exit status is 0 if everything fits, 1 if a state does not, and 2 if the com
 import argparse
 import asyncio
 import importlib
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Integer, Select, Text, and_, func, literal_column, make_url, not_, select
+from alembic.util import CommandError
+from sqlalchemy import ColumnElement, Integer, Select, Text, and_, func, literal_column, not_, select
 from sqlalchemy import cast as sql_cast
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from commandbus_process._state_versions import FIRST, StateVersions
 from commandbus_process._states import States
 from commandbus_process.errors import InvalidInputError
+from commandbus_process.migrations._url import database_url
 from commandbus_process.models import TERMINAL
 from commandbus_process.tables import metadata, process
 
 _BATCH = 1_000
 _SHOWN = 100
-
-
-class CommandError(Exception):
-    """The command cannot do its work. The message says what to change."""
 
 
 class Wanted(NamedTuple):
@@ -245,18 +242,8 @@ def _load(path: str) -> object:
 
 
 def _engine(schema: str) -> AsyncEngine:
-    given = os.environ.get("DATABASE_URL")
-    if not given:
-        raise CommandError("no database is named: set DATABASE_URL=postgresql://user@host/database")
-    try:
-        url = make_url(given)
-    except (ArgumentError, ValueError):
-        # The original error quotes the URL, which may contain a password.
-        raise CommandError("DATABASE_URL cannot be parsed; write postgresql://user@host/database") from None
-    if url.drivername not in {"postgresql", "postgres", "postgresql+psycopg"}:
-        raise CommandError(f"DATABASE_URL must begin with postgresql://, not {url.drivername}://")
     return create_async_engine(
-        url.set(drivername="postgresql+psycopg"),
+        database_url(),
         isolation_level="REPEATABLE READ",
         execution_options={"schema_translate_map": {metadata.schema: schema}, "postgresql_readonly": True},
         hide_parameters=True,

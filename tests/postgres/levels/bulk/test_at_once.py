@@ -141,8 +141,9 @@ async def test_an_obstacle_to_many_that_goes_away_between_two_statements(
     seen: list[str] = []
 
     def clear_the_way(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        seen.append(statement)
-        if len(seen) == 2:  # before the statement that looks for what is in the way
+        if not statement.startswith(("SAVEPOINT", "ROLLBACK", "RELEASE", "COPY")):
+            seen.append("writes" if "INSERT" in statement else "looks for what is in the way")
+        if seen == ["writes", "looks for what is in the way"]:
             execute(database_url, "DELETE FROM commandbus.process_audit WHERE step_name = 'in the way'")
 
     event.listen(engine.sync_engine, "before_cursor_execute", clear_the_way)
@@ -150,7 +151,7 @@ async def test_an_obstacle_to_many_that_goes_away_between_two_statements(
     own = PostgresProcessRepository(engine.execution_options(isolation_level="READ COMMITTED"))
     assert await own.log_many(for_process(*key, [new_entry(), entry, redelivered, new_entry()])) == 3
     event.remove(engine.sync_engine, "before_cursor_execute", clear_the_way)
-    assert len(seen) == 4
+    assert seen == ["writes", "looks for what is in the way"] * 2  # one of them is there already, and in nobody's way
     assert len(await repository.get_audit_trail(*key)) == 4
 
 
