@@ -10,6 +10,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
+from commandbus_process._schema_name import checked_schema
 from commandbus_process.errors import ProcessRepositoryError
 from commandbus_process.migrations._checking import judged
 from commandbus_process.migrations._comparing import differences
@@ -141,6 +142,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run a command, and return its exit status."""
     given = _parser().parse_args(arguments)
     try:
+        checked_schema(given.schema)
         status: int = given.run(given)
     except (CommandError, ProcessRepositoryError) as error:
         sys.stderr.write(f"{error}\n")

@@ -30,12 +30,16 @@ class LeaveOut:
     def include_object(self, object_: Any, name: str | None, type_: str, reflected: bool, compare_to: object) -> bool:  # noqa: ANN401, FBT001 - Alembic's
         """Whether Alembic compares an object.
 
+        It compares no table of ours, be it in the database or in the host's metadata, for a foreign key to `process`.
         If our schema is the first of the search path, Alembic finds our tables without a schema. Then they are known by
         their columns, and left out unless the host declares a table of this name itself.
         """
-        if type_ != "table" or not reflected or compare_to is not None or object_.schema not in {None, self._schema}:
+        if type_ != "table" or name not in _COLUMNS:
             return True
-        return name not in _COLUMNS or not _COLUMNS[name] <= set(object_.columns.keys())
+        if object_.schema == self._schema:
+            return False
+        is_unknown = reflected and compare_to is None and object_.schema is None
+        return not (is_unknown and _COLUMNS[name] <= set(object_.columns.keys()))
 
 
 _of_default = LeaveOut()

@@ -24,6 +24,7 @@ from commandbus_process import (
     ProcessRepositoryError,
     ProcessStatus,
     ReplyOutcome,
+    SchemaTooOldError,
 )
 from commandbus_process.postgres._transaction import translated_errors
 from tests.support.databases import async_url, execute
@@ -140,7 +141,7 @@ async def test_after_an_error_of_the_server(
     if call.startswith(("update", "advance")):
         execute(database_url, "ALTER TABLE commandbus.process RENAME domain TO gone_too")
         execute(database_url, "ALTER TABLE commandbus.process_audit RENAME domain TO gone_too")
-    assert await is_freed(SENT[call], engine, process, DBAPIError, on_connection=on_connection)
+    assert await is_freed(SENT[call], engine, process, SchemaTooOldError, on_connection=on_connection)
 
 
 @pytest.mark.own_database

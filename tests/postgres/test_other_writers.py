@@ -40,7 +40,7 @@ def just_after_the_first(engine: AsyncEngine, statement: str, url: str, script: 
     """Run a script of somebody else's when the engine has sent such a statement for the first time."""
 
     def run(_connection: object, _cursor: object, sent: str, *_: object) -> None:
-        if sent.startswith(statement) and not done:
+        if statement in sent and not done:
             done.append(sent)
             with psycopg.connect(url) as other:
                 other.execute(script.encode(), values)

@@ -24,6 +24,7 @@ import os
 
 metadata = MetaData()
 Table("settings", metadata, Column("id", Integer, primary_key=True), Column("process", Text))
+process.to_metadata(metadata)  # for a foreign key
 Table("orders", metadata, Column("id", Integer, primary_key=True), schema="shop")
 
 url = os.environ["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://")
@@ -89,7 +90,10 @@ class Host:
         versions = folder / "history" / "versions"
         versions.mkdir(parents=True)
         (folder / "alembic.ini").write_text(_INI + parts.get("locations", ""))
-        imports = "from commandbus_process.migrations import include_name, include_object, upgrade"
+        imports = (
+            "from commandbus_process.migrations import include_name, include_object, upgrade\n"
+            "from commandbus_process.tables import process"
+        )
         (folder / "history" / "env.py").write_text(
             _ENV.format(imports=imports, filters=parts.get("filters", FILTERS), before=parts.get("before", "pass"))
         )
@@ -127,7 +131,8 @@ class Host:
         [made] = set((self.folder / "history" / "versions").glob("*.py")) - before
         text = made.read_text()
         made.unlink()
-        return text.partition("def upgrade():")[2].strip()
+        body = text.partition("def upgrade():")[2].splitlines()
+        return "\n".join(line.strip() for line in body if line.strip() and not line.strip().startswith("#"))
 
 
 def _environment() -> dict[str, str]:

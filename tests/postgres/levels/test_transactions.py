@@ -11,7 +11,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from commandbus_process import (
     ConcurrentUpdateError,
-    DeadlockError,
     InvalidInputError,
     NothingWrittenError,
     PostgresProcessQueries,
@@ -25,9 +24,11 @@ from commandbus_process import (
     ProcessNotFoundError,
     ProcessRepositoryError,
     ProcessStatus,
+    ReadOnlyServerError,
     ReplyConflictError,
     ReplyOutcome,
     SchemaError,
+    StateTooNewError,
     StepAlreadyLoggedError,
     StepNotFoundError,
     StepReply,
@@ -54,6 +55,7 @@ class Case:
     process: ProcessMetadata
     entry: ProcessAuditEntry
     of_newer_software: UUID
+    of_newer_state: UUID
 
     def other(self, **changes: object) -> ProcessMetadata:
         return self.process.model_copy(deep=True, update=changes)
@@ -64,11 +66,12 @@ class Case:
 
 @pytest.fixture
 async def case(repository: Repository, administrator: AsyncEngine, process: ProcessMetadata, database_url: str) -> Case:
-    of_newer_software = uuid4()
+    of_newer_software, of_newer_state = uuid4(), uuid4()
     write_unchecked(
         database_url,
-        "INSERT INTO commandbus.process (domain, process_id, process_type, status) "
-        f"VALUES ('{DOMAIN}', '{of_newer_software}', 'order', 'PAUSED')",
+        "INSERT INTO commandbus.process (domain, process_id, process_type, status, state_version) VALUES "
+        f"('{DOMAIN}', '{of_newer_software}', 'order', 'PAUSED', NULL), "
+        f"('{DOMAIN}', '{of_newer_state}', 'order', 'PENDING', 9)",
     )
     await repository.save(process)
     await repository.update(process)
@@ -76,7 +79,7 @@ async def case(repository: Repository, administrator: AsyncEngine, process: Proc
         step_name="reserve", command_id=uuid4(), command_type="ReserveStock", reply_outcome=ReplyOutcome.SUCCESS
     )
     await repository.log_step(DOMAIN, process.process_id, entry)
-    return Case(repository, administrator, process, entry, of_newer_software)
+    return Case(repository, administrator, process, entry, of_newer_software, of_newer_state)
 
 
 Attempt = Callable[[Case, AsyncConnection], Awaitable[object]]
@@ -107,6 +110,7 @@ ATTEMPTS: dict[type[ProcessRepositoryError], Attempt] = {
         DOMAIN, case.process.process_id, conn
     ),
     StoredDataError: lambda case, conn: read_newer_status(case, conn),  # noqa: PLW0108 - it is defined below
+    StateTooNewError: lambda case, conn: read_newer_state(case, conn),  # noqa: PLW0108
     ProcessLockedError: lambda case, conn: read_a_locked_process(case, conn),  # noqa: PLW0108
     NothingWrittenError: lambda case, conn: log_where_a_trigger_forbids_it(case, conn),  # noqa: PLW0108
 }
@@ -114,6 +118,10 @@ ATTEMPTS: dict[type[ProcessRepositoryError], Attempt] = {
 
 async def read_newer_status(case: Case, conn: AsyncConnection) -> None:
     await case.repository.get_by_id(DOMAIN, case.of_newer_software, conn)
+
+
+async def read_newer_state(case: Case, conn: AsyncConnection) -> None:
+    await case.repository.get_by_id(DOMAIN, case.of_newer_state, conn)
 
 
 async def read_a_locked_process(case: Case, conn: AsyncConnection) -> None:
@@ -134,7 +142,7 @@ def subclasses(error: type[ProcessRepositoryError]) -> set[type[ProcessRepositor
 
 def test_every_error_that_leaves_the_transaction_alive_is_attempted_below() -> None:
     bases = {ProcessRepositoryError, *(error.__base__ for error in ATTEMPTS)} - {StoredDataError, InvalidInputError}
-    aborted_by_the_server = {TransactionConflictError, DeadlockError}
+    aborted_by_the_server = {ReadOnlyServerError, *subclasses(TransactionConflictError)}
     # In tests/postgres/retention and tests/postgres/schema
     elsewhere = {ProcessNotEndedError, *subclasses(SchemaError)}
     assert subclasses(ProcessRepositoryError) - bases - aborted_by_the_server - elsewhere == set(ATTEMPTS)

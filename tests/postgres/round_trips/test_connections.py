@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio.exc import AsyncContextNotStarted
 
 from commandbus_process import (
     PostgresProcessRepository,
+    SchemaTooOldError,
 )
 from tests.support.cancelling import Cancelled
 from tests.support.operations import (
@@ -52,9 +53,9 @@ async def test_the_connection_goes_back_as_it_came(
         with without_columns(shared_url):
             for method, operation in OPERATIONS.items():
                 with subtests.test(method):
-                    with pytest.raises(DBAPIError) as caught:
+                    with pytest.raises(SchemaTooOldError) as caught:
                         await operation(repository, given, None)
-                    assert isinstance(caught.value.orig, psycopg.errors.UndefinedColumn)
+                    assert isinstance(caught.value.__cause__, psycopg.errors.UndefinedColumn)
                     pool.assert_as_it_came(times=1)
         for method, operation in OPERATIONS.items():
             with subtests.test(method):

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from commandbus_process import (
     ConcurrentUpdateError,
     PostgresProcessRepository,
+    SchemaTooOldError,
 )
 from tests.support.operations import (
     ENGINES,
@@ -119,7 +120,7 @@ async def test_listeners_of_an_engine_are_called_for_every_statement(
             await repository.update(stale(given))
         assert seen == ["begin", *EXECUTED, *EXECUTED, "rollback"]
         seen.clear()
-        with without_columns(shared_url), pytest.raises(DBAPIError):
+        with without_columns(shared_url), pytest.raises(SchemaTooOldError):
             await repository.update(given.process)
         assert seen == ["begin", "before_cursor_execute", "handle_error", "rollback"]
 

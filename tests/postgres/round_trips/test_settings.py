@@ -4,7 +4,6 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import psycopg
 import pytest
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, event, text
@@ -14,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from commandbus_process import (
     PostgresProcessRepository,
     ProcessStatus,
+    ReadOnlyServerError,
 )
 from tests.support.operations import (
     ADVANCES,
@@ -62,9 +62,8 @@ async def test_a_read_only_engine_writes_nothing(
         pool, repository = watched(engine), PostgresProcessRepository(engine)
         for name, operation in {**WRITING, **ADVANCES, **ADVANCES_WITH_SEVERAL}.items():
             with subtests.test(name):
-                with pytest.raises(DBAPIError) as caught:
+                with pytest.raises(ReadOnlyServerError):
                     await operation(repository, given, None)
-                assert isinstance(caught.value.orig, psycopg.errors.ReadOnlySqlTransaction)
                 pool.assert_as_it_came(times=1)
     assert await plain.find_by_status(given.process.domain, list(ProcessStatus)) == [given.process]
     assert await plain.get_audit_trail(*given.key) == [given.asked, given.asked_too]

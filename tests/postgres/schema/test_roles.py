@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from commandbus_process import PostgresProcessQueries, ProcessFilter
+from commandbus_process import PostgresProcessQueries, ProcessFilter, SchemaError
 from commandbus_process.grants import Purpose, grant_statements, main
 from tests.postgres.schema.test_rights import granted
 from tests.support.databases import Server, as_role, async_url, execute
@@ -26,6 +26,7 @@ READER = {
 }
 PURGER = {
     ("commandbus", "", "USAGE"),
+    ("commandbus_process_version", "", "SELECT"),
     *((table, "", right) for table in ("process", "process_audit") for right in ("SELECT", "DELETE")),
     *(("process", column, "UPDATE") for column in ("state", "error_message", "business_key", "version")),
     *(("process_audit", column, "UPDATE") for column in ("command_data", "reply_data")),
@@ -44,7 +45,6 @@ REFUSED: dict[Purpose, list[str]] = {
         f"UPDATE {PROCESS} SET updated_at = updated_at",
         f"UPDATE {AUDIT} SET reply_outcome = reply_outcome",
         f"TRUNCATE {AUDIT}",
-        f"SELECT FROM {VERSIONS}",
     ],
 }
 FOR_BOTH = [
@@ -114,6 +114,8 @@ async def of_role(database_url: str, server: Server, purpose: Purpose) -> AsyncI
 async def lacks_a_right(purpose: Purpose, engine: AsyncEngine, administrator: AsyncEngine) -> bool:
     try:
         await WORK[purpose](engine, administrator)
+    except SchemaError:
+        return True  # check_schema looks at the right before it reads
     except DBAPIError as error:
         if not isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
             raise

@@ -98,7 +98,7 @@ def test_one_upgrade_of_the_host_does_it_all(
 def test_without_the_filters_the_host_would_offer_to_drop_our_tables(make: Make) -> None:
     host = make({**IN_A_REVISION, "filters": ""})
     host.alembic("upgrade", "head")
-    assert "drop_table('process'" in host.offered()
+    assert "drop_table('process_audit'" in host.offered()
 
 
 def test_a_table_of_the_hosts_own_with_our_name_is_the_hosts(make: Make, empty_database_url: str) -> None:
