@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from commandbus_process import PostgresProcessQueries, ProcessFilter, SchemaError
 from commandbus_process.grants import Purpose, grant_statements, main
+from commandbus_process.migrations import check_schema
 from tests.postgres.schema.test_rights import granted
 from tests.support.databases import Server, as_role, async_url, execute
 from tests.support.ended import ended, retain, store
@@ -95,7 +96,13 @@ async def query(reader: AsyncEngine, administrator: AsyncEngine) -> None:
         await conn.execute(text(f"SELECT version_num FROM {VERSIONS}"))
 
 
-WORK: dict[Purpose, Callable[[AsyncEngine, AsyncEngine], Awaitable[None]]] = {"reader": query, "purger": retain}
+async def check_and_retain(purger: AsyncEngine, administrator: AsyncEngine) -> None:
+    await check_schema(purger)
+    await retain(purger, administrator)
+
+
+WORK: dict[Purpose, Callable[[AsyncEngine, AsyncEngine], Awaitable[None]]]
+WORK = {"reader": query, "purger": check_and_retain}
 
 
 @pytest.fixture(params=RIGHTS)
