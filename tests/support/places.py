@@ -31,10 +31,14 @@ class Place:
 
 # How isolated transactions are differs by their level, not by the version of the server. So each level is tested on the
 # newest one, and the others with the usual level.
-_DEFAULT, *_STRICTER = "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"
-_ALL = {f"PostgreSQL {version}, {_DEFAULT}": Place(_DEFAULT, version) for version in VERSIONS}
-_ALL |= {f"PostgreSQL {VERSIONS[0]}, {level}": Place(level, VERSIONS[0]) for level in _STRICTER}
-_ALL |= {"PgBouncer": Place(_DEFAULT, VERSIONS[0], is_pooled=True)}
+_DEFAULT = "READ COMMITTED"
+_ALL = {
+    **{f"PostgreSQL {version}, {_DEFAULT}": Place(_DEFAULT, version) for version in VERSIONS},
+    **{
+        f"PostgreSQL {VERSIONS[0]}, {level}": Place(level, VERSIONS[0]) for level in ("REPEATABLE READ", "SERIALIZABLE")
+    },
+    "PgBouncer": Place(_DEFAULT, VERSIONS[0], is_pooled=True),
+}
 _ONLY = os.environ.get("TEST_PLACE")
 PLACES = {_ONLY: _ALL[_ONLY]} if _ONLY else _ALL
 
