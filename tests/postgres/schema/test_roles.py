@@ -101,8 +101,8 @@ async def check_and_retain(purger: AsyncEngine, administrator: AsyncEngine) -> N
     await retain(purger, administrator)
 
 
-WORK: dict[Purpose, Callable[[AsyncEngine, AsyncEngine], Awaitable[None]]]
-WORK = {"reader": query, "purger": check_and_retain}
+Work = Callable[[AsyncEngine, AsyncEngine], Awaitable[None]]
+WORK: dict[Purpose, Work] = {"reader": query, "purger": check_and_retain}
 
 
 @pytest.fixture(params=RIGHTS)
