@@ -22,8 +22,9 @@ test-quick: $(INSTALLED)  ## the tests in tests/unit, which need no server: some
 # SQL of each statement is the same: tests/unit compares it with tests/sql.
 test-sqlalchemy-2.0: $(OLDER)/.installed  ## on the newest SQLAlchemy 2.0; CONTRIBUTING.md tells what it leaves out
 	TEST_PLACE="PostgreSQL 18, READ COMMITTED" $(OLDER)/bin/python -m pytest -n $(WORKERS) --dist worksteal \
-		tests/unit tests/contract tests/faults/test_cancellation.py tests/docs/test_pages.py \
-		$(addprefix tests/postgres/,bulk levels queries round_trips test_columns.py test_log.py states/test_versions.py) \
+		tests/unit tests/contract tests/faults/test_cancellation.py \
+		$(addprefix tests/postgres/,bulk round_trips levels/bulk levels/test_transactions.py queries/test_streams.py) \
+		$(addprefix tests/postgres/,test_columns.py test_log.py states/test_versions.py) \
 		$(addprefix tests/postgres/schema/routes/,test_code.py test_check_schema.py) $(ARGS)
 
 lint: $(INSTALLED)
