@@ -8,8 +8,8 @@ from sqlalchemy import Connection
 
 from commandbus_process.migrations._change import Change
 from commandbus_process.migrations._comparing import comparing, options
-from commandbus_process.migrations._connections import only_migrator, search_path_pinned, wait_until_alone
-from commandbus_process.migrations._running import explained, prepare
+from commandbus_process.migrations._connections import only_migrator
+from commandbus_process.migrations._running import explained, prepare, turn
 from commandbus_process.migrations._url import migrators_engine
 from commandbus_process.tables import SCHEMA
 
@@ -31,9 +31,7 @@ def run(connection: Connection, *, in_one_transaction: bool) -> None:
 def run_online() -> None:
     given: Connection | None = config.attributes.get("connection")
     if given is not None:  # a host's, which commits
-        with search_path_pinned(given):
-            wait_until_alone(given, schema, keep_transaction=True)
-            prepare(given, schema)
+        with turn(given, schema):
             run(given, in_one_transaction=True)
         return
     # The most explicit setting wins.

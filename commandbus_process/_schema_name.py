@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from commandbus_process.errors import InvalidInputError
+from commandbus_process.tables import SCHEMA
 
 _LONGEST = 63
 """In bytes. PostgreSQL cuts off what is longer, and would take two names for one."""
@@ -50,7 +51,7 @@ class SchemaName:
     @property
     def identifier(self) -> str:
         """The name as SQL writes it before a table's."""
-        return self.name if self.name == "commandbus" else sql.Identifier(self.name).as_string()
+        return self.name if self.name == SCHEMA else sql.Identifier(self.name).as_string()
 
     @property
     def literal(self) -> str:

@@ -88,7 +88,8 @@ def stamp(connection: Connection, revision: str, *, schema: str = SCHEMA) -> Non
         InvalidInputError: As in `upgrade`.
         TypeError: As in `upgrade`.
     """
-    with _turn(connection, schema):
+    check_can_migrate(connection)
+    with turn(connection, schema):
         context = MigrationContext.configure(connection, opts=context_options(schema))
         context.stamp(scripts(), full_name(revision))
 
@@ -134,15 +135,15 @@ def run_on_engine(way: Way, engine: Engine, to: str, schema: str) -> None:
 
 
 def _run_in_transaction(way: Way, connection: Connection, to: str, schema: str) -> None:
-    with _turn(connection, schema):
+    check_can_migrate(connection)
+    with turn(connection, schema):
         _run(way, connection, to, schema, in_one_transaction=True)
 
 
 @contextmanager
-def _turn(connection: Connection, schema: str) -> Generator[None]:
+def turn(connection: Connection, schema: str) -> Generator[None]:
     """Be the only migrator of a schema until the host application ends its transaction."""
     checked_schema(schema)
-    check_can_migrate(connection)
     with search_path_pinned(connection):
         wait_until_alone(connection, schema, keep_transaction=True)
         prepare(connection, schema)

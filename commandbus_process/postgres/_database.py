@@ -14,13 +14,12 @@ class Database:
     """An engine, and the schema that has the tables.
 
     The statements name the tables in the schema `commandbus`. If another one was chosen, SQLAlchemy puts its name into
-    each statement (`schema_translate_map`), as an option of the statement: the options of the caller's connection stay
-    as they are.
+    each statement. That is an option of the statement (`schema_translate_map`). The connection's options do not change.
 
     Args:
         engine: The engine from which a method without `conn` borrows a connection.
-        schema: The schema. `None`: what a `schema_translate_map` of the engine or of the caller's connection says, and
-            else `commandbus`.
+        schema: The schema. `None`: the one that the engine or the connection has in its `schema_translate_map`. Without
+            a map, `commandbus`.
 
     Attributes:
         engine: The engine.

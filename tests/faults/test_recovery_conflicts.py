@@ -234,7 +234,7 @@ async def test_a_deadlock_with_recovery_is_no_deadlock_with_a_transaction(
 async def test_run_in_transaction_reads_again(
     impatient: Replicas, administrator: AsyncEngine, standby: AsyncEngine
 ) -> None:
-    """Also if a statement of the caller's was cancelled."""
+    """Also if the caller's own statement was cancelled."""
     attempts = 0
 
     async def work(conn: AsyncConnection) -> int:
